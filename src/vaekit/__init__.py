@@ -1,0 +1,57 @@
+r"""Variational autoencoders as three distributions and an objective.
+
+The encoder is :math:`q(z \mid x)`, the decoder :math:`p(x \mid z)`, the prior :math:`p(z)`; what
+is minimised is a sum of terms over what one forward pass inferred. Each is a part that can be
+swapped without touching the others.
+"""
+
+from vaekit import (
+    datasets,
+    distributions,
+    latents,
+    likelihoods,
+    losses,
+    networks,
+    objectives,
+    plots,
+    priors,
+    schedules,
+    training,
+    vae,
+)
+from vaekit.latents import GaussianLatent
+from vaekit.losses import decompose_kl, kl_divergence, reconstruction, total_correlation
+from vaekit.objectives import KL, DecomposedKL, Reconstruction, TotalCorrelation
+from vaekit.training import fit
+from vaekit.vae import VAE, Decoder, Encoder
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KL",
+    "VAE",
+    "Decoder",
+    "DecomposedKL",
+    "Encoder",
+    "GaussianLatent",
+    "Reconstruction",
+    "TotalCorrelation",
+    "__version__",
+    "datasets",
+    "decompose_kl",
+    "distributions",
+    "fit",
+    "kl_divergence",
+    "latents",
+    "likelihoods",
+    "losses",
+    "networks",
+    "objectives",
+    "plots",
+    "priors",
+    "reconstruction",
+    "schedules",
+    "total_correlation",
+    "training",
+    "vae",
+]

@@ -1,0 +1,68 @@
+"""The one way in which vaekit says that an argument does not fit."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def expected(argument: str, what: str, got: object, hint: str = "") -> str:
+    """Word an error: the argument, what was expected, what came, and how to mend it."""
+    return f"{argument}: expected {what}, got {got}." + (f" {hint}" if hint else "")
+
+
+def positive_int(argument: str, value: Any) -> int:
+    """Return ``value`` as an int, or say that it is not a whole number above zero."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ValueError(expected(argument, "a whole number above 0", repr(value)))
+    return int(value.__index__())
+
+
+def number(argument: str, value: Any, *, low: float = -math.inf, above: float = -math.inf) -> float:
+    """Return ``value`` as a finite float that is at least ``low`` and greater than ``above``."""
+    bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    what = " ".join(["a finite number", *bounds])
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(expected(argument, what, repr(value))) from None
+    if not math.isfinite(result) or result < low or result <= above:
+        raise ValueError(expected(argument, what, repr(value)))
+    return result
+
+
+def one_of(argument: str, value: object, options: Sequence[str]) -> None:
+    """Say which options there are when ``value`` is none of them."""
+    if value not in options:
+        what = "one of " + ", ".join(map(repr, options))
+        raise ValueError(expected(argument, what, repr(value)))
+
+
+def event_shape(argument: str, value: Any) -> torch.Size:
+    """Return a shape given as an int or a sequence of ints, each at least 1."""
+    sizes = (value,) if hasattr(value, "__index__") else tuple(value)
+    if not sizes:
+        raise ValueError(expected(argument, "at least one dimension", repr(value)))
+    return torch.Size(positive_int(argument, size) for size in sizes)
+
+
+def eager() -> bool:
+    """Tell whether values may be looked at: not while a graph is being traced."""
+    return not (torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level())
+
+
+def no_nan(argument: str, value: Tensor) -> None:
+    """Name the argument that holds NaN. Looks at the values, so callers ask `eager` first."""
+    if math.isnan(value.detach().sum()) and value.isnan().any():  # the sum alone is the quick look
+        count = int(value.isnan().sum())
+        got = f"{count} NaN among {value.numel()} (shape {tuple(value.shape)})"
+        raise ValueError(expected(argument, "no NaN", got))
+
+
+def trailing_shape(argument: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Check that the last dimensions of ``value`` are ``shape``."""
+    if tuple(value.shape[value.ndim - len(shape) :]) != tuple(shape):
+        sizes = ", ".join(["...", *map(str, shape)])
+        raise ValueError(expected(argument, f"shape ({sizes})", tuple(value.shape)))

@@ -1,0 +1,307 @@
+"""Arrays that know how to make batches."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from vaekit import _checks
+
+__all__ = ["ArrayDataset", "Binarize", "from_tensors"]
+
+Binarize = Literal["none", "threshold", "dynamic", "static"]
+Array = Tensor | np.ndarray[Any, Any]
+
+
+class ArrayDataset(Dataset[Any]):
+    """A data set over an array in memory, on a device, or memory-mapped on disk.
+
+    Images stay bytes and become floats in [0, 1] a batch at a time. A batch is gathered whole, so
+    that the ordinary ``DataLoader`` over this data set runs at the speed of indexing: leave its
+    ``collate_fn`` as it is.
+
+    An element is ``x``; ``(x, label)`` where there are labels; and a mapping of ``x``, ``target``
+    and (where there are labels) ``y`` where there is a target.
+
+    Args:
+        x: The data, first dimension over elements: a tensor, a numpy array, or a memory-mapped one.
+        labels: One for each element; kept, and never used in training.
+        target: What is to be reconstructed in place of ``x``, where that differs.
+        binarize: ``"none"``; ``"threshold"``: 1 where the value is at least ``threshold``;
+            ``"dynamic"``: 1 with the value as its probability, drawn afresh every time an element
+            is read; ``"static"``: the same, drawn once.
+        threshold: Where ``"threshold"`` cuts, in (0, 1].
+        scale: What values are divided by. By default 255 for bytes and 1 for everything else.
+        seed: Of the ``"static"`` draw. The ``"dynamic"`` one follows torch's global generator.
+        dtype: Of the floats that batches are made of; torch's default dtype if None. Whole numbers
+            other than bytes (counts, tokens) come as they are.
+        classes: The names of the labels.
+
+    Raises:
+        TypeError: If ``x`` is no array of numbers.
+        ValueError: If ``x`` is empty or holds NaN, if ``labels`` or ``target`` has another length,
+            if ``binarize`` is unknown, or if binarisation is asked of values outside [0, 1].
+
+    Example:
+        >>> data = ArrayDataset(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels=range(100))
+        >>> data
+        ArrayDataset(100 x (1, 8, 8) uint8, labels, binarize='none')
+        >>> x, y = data[:16]
+        >>> x.shape, x.dtype
+        (torch.Size([16, 1, 8, 8]), torch.float32)
+        >>> train, test = data.split(0.8, 0.2, seed=0)
+        >>> len(train), len(test)
+        (80, 20)
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        labels: Any = None,
+        target: Array | None = None,
+        *,
+        binarize: Binarize = "none",
+        threshold: float = 0.5,
+        scale: float | None = None,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        _checks.one_of("binarize", binarize, get_args(Binarize))
+        self._x = _as_array("x", x)
+        self._target = None if target is None else _as_array("target", target)
+        self.labels = None if labels is None else _as_labels(labels)
+        for argument, other in (("labels", self.labels), ("target", self._target)):
+            if other is not None and len(other) != len(self._x):
+                what = f"one for each of the {len(self._x)} elements of x"
+                raise ValueError(_checks.expected(argument, what, len(other)))
+        self.binarize = binarize
+        self.threshold = _checks.number("threshold", threshold, above=0)
+        default_scale = 255 if self._x.dtype in (torch.uint8, np.uint8) else 1
+        self._scale = default_scale if scale is None else _checks.number("scale", scale, above=0)
+        self.dtype = torch.get_default_dtype() if dtype is None else dtype
+        self.classes = tuple(classes)
+        self._rows: Tensor | None = None
+        if binarize != "none":
+            self._check_unit_interval()
+        if binarize == "static":
+            self._draw_once(seed)
+
+    def __len__(self) -> int:
+        return len(self._x if self._rows is None else self._rows)
+
+    def __repr__(self) -> str:
+        labels = ", labels" * (self.labels is not None) + ", target" * (self._target is not None)
+        dtype = str(self._x.dtype).removeprefix("torch.")
+        return (
+            f"ArrayDataset({len(self)} x {tuple(self.shape)} {dtype}{labels}, "
+            f"binarize={self.binarize!r})"
+        )
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one element."""
+        return torch.Size(self._x.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are, and so the batches."""
+        return self._x.device if isinstance(self._x, Tensor) else torch.device("cpu")
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an element, or (for a slice, a list or a tensor of indices) a batch."""
+        if not hasattr(index, "__index__") or (isinstance(index, Tensor) and index.ndim):
+            if isinstance(index, slice):
+                index = torch.arange(len(self))[index]
+            return self._gather(torch.as_tensor(index))
+        position = range(len(self))[index]  # counts from the end, and raises IndexError, as a list
+        batch = self._gather(torch.tensor([position]))
+        if isinstance(batch, dict):
+            return {key: value[0] for key, value in batch.items()}
+        return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list["_Gathered"]:
+        """Return a whole batch, in the form that torch's ``DataLoader`` asks for."""
+        return [_Gathered(self._gather(torch.as_tensor(indices)))]
+
+    def subset(self, indices: Any) -> Self:
+        """Return the elements at ``indices``, over the same memory.
+
+        Raises:
+            ValueError: If there is none.
+            IndexError: If one of them is not there.
+        """
+        rows = torch.as_tensor(indices)
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        if not len(rows):
+            raise ValueError(_checks.expected("indices", "at least one", "none"))
+        if int(rows.max()) >= len(self) or int(rows.min()) < 0:
+            what = f"whole numbers from 0 to {len(self) - 1}"
+            raise IndexError(_checks.expected("indices", what, f"{rows.min()} to {rows.max()}"))
+        part = copy.copy(self)
+        part._rows = self._to_rows(rows)
+        if self.labels is not None:
+            part.labels = self.labels[rows.to(self.labels.device)]
+        return part
+
+    def split(self, *parts: float, seed: int = 0) -> tuple[Self, ...]:
+        """Split at random into parts that do not overlap.
+
+        Args:
+            parts: Fractions that add up to 1, or numbers of elements that add up to the whole.
+            seed: The same seed gives the same parts.
+
+        Raises:
+            ValueError: If they do not add up, or a part would be empty.
+        """
+        lengths = list(parts)
+        if abs(sum(parts) - 1) < 1e-6:
+            lengths = [round(part * len(self)) for part in parts[:-1]]
+            lengths.append(len(self) - sum(lengths))
+        if sum(lengths) != len(self) or min(lengths, default=0) < 1:
+            what = f"fractions that add up to 1, or numbers that add up to {len(self)}"
+            raise ValueError(_checks.expected("parts", what, parts))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return tuple(self.subset(rows) for rows in order.split([int(n) for n in lengths]))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same data set with its memory on a device.
+
+        Raises:
+            TypeError: If the array is memory-mapped.
+        """
+        moved = copy.copy(self)
+        for name in ("_x", "_target", "labels", "_rows"):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                what = f"an array in memory, to move it to {device}"
+                raise TypeError(_checks.expected(name.strip("_"), what, "a memory-mapped one"))
+            setattr(moved, name, value if value is None else value.to(device))
+        return moved
+
+    def _to_rows(self, indices: Tensor) -> Tensor:
+        """Translate indices of this data set into rows of its array."""
+        indices = indices.to(self.device)
+        return indices if self._rows is None else self._rows[indices]
+
+    def _gather(self, indices: Tensor) -> Any:
+        rows = self._to_rows(indices)
+        x = _floats(_take(self._x, rows), self._scale, self.dtype)
+        if self.binarize == "threshold":
+            x = (x >= self.threshold).to(self.dtype)
+        elif self.binarize == "dynamic":
+            x = x.bernoulli()
+        if self.labels is None and self._target is None:
+            return x
+        # Subsets keep their own labels, so labels go by index and arrays by row.
+        y = None if self.labels is None else self.labels[indices.to(self.labels.device)]
+        if self._target is None:
+            return x, y
+        scale = 255 if self._target.dtype in (torch.uint8, np.uint8) else 1
+        target = _floats(_take(self._target, rows), scale, self.dtype)
+        return {"x": x, "target": target} | ({} if y is None else {"y": y})
+
+    def _check_unit_interval(self) -> None:
+        for rows in torch.arange(len(self._x)).split(4096):
+            x = _floats(_take(self._x, rows), self._scale, self.dtype)
+            if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
+                got = f"x from {x.min():g} to {x.max():g}, {self._x.dtype}"
+                what = f"values in [0, 1] where binarize={self.binarize!r}"
+                raise ValueError(_checks.expected("x", what, got, "Set scale= to what is 1."))
+
+    def _draw_once(self, seed: int) -> None:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        parts = []
+        for rows in torch.arange(len(self._x), device=self.device).split(4096):
+            x = _floats(_take(self._x, rows), self._scale, self.dtype)
+            parts.append(x.bernoulli(generator=generator).to(torch.uint8))
+        self._x, self._scale = torch.cat(parts), 1
+
+
+def from_tensors(
+    x: Array,
+    labels: Any = None,
+    target: Array | None = None,
+    *,
+    binarize: Binarize = "none",
+    threshold: float = 0.5,
+    scale: float | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    classes: Sequence[str] = (),
+) -> ArrayDataset:
+    """Make a data set of one's own tensors or arrays; see `ArrayDataset` for every argument.
+
+    Example:
+        >>> import numpy as np
+        >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
+        ArrayDataset(100 x (12,) float64, binarize='none')
+    """
+    return ArrayDataset(
+        x,
+        labels,
+        target,
+        binarize=binarize,
+        threshold=threshold,
+        scale=scale,
+        seed=seed,
+        dtype=dtype,
+        classes=classes,
+    )
+
+
+class _Gathered:
+    """A batch that is whole already, on its way through torch's ``default_collate``."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+
+def _collate_gathered(batch: list[_Gathered], *, collate_fn_map: Any = None) -> Any:
+    return batch[0].batch
+
+
+default_collate_fn_map[_Gathered] = _collate_gathered
+
+
+def _as_array(argument: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(_checks.expected(argument, "an array of numbers", value.dtype))
+        value = torch.from_numpy(value if value.flags.writeable else value.copy())
+    if not isinstance(value, Tensor | np.memmap):
+        what = "a tensor or a numpy array"
+        raise TypeError(_checks.expected(argument, what, type(value).__name__))
+    array: Array = value
+    if array.ndim < 2 or not len(array):
+        what = "at least one element, and a shape (elements, ...)"
+        raise ValueError(_checks.expected(argument, what, f"shape {tuple(array.shape)}"))
+    if isinstance(array, Tensor) and array.is_floating_point():
+        _checks.no_nan(argument, array)
+    return array
+
+
+def _as_labels(labels: Any) -> Tensor:
+    try:
+        return torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels))
+    except TypeError:
+        what = "numbers (names go to classes=)"
+        raise TypeError(_checks.expected("labels", what, type(labels).__name__)) from None
+
+
+def _take(array: Array, rows: Tensor) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.index_select(0, rows.to(array.device))
+    return torch.from_numpy(np.asarray(array[rows.numpy()]))
+
+
+def _floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    if values.is_floating_point() or values.dtype in (torch.uint8, torch.bool) or scale != 1:
+        values = values.to(dtype)
+        return values if scale == 1 else values.div_(scale)
+    return values

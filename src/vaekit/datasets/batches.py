@@ -1,0 +1,142 @@
+"""What a batch is, in whatever form data come."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from vaekit import _checks
+from vaekit.datasets.arrays import from_tensors
+
+__all__ = ["Batch", "batches", "is_batch", "loader", "size", "unpack"]
+
+
+class Batch(NamedTuple):
+    """One batch of data.
+
+    Attributes:
+        x: What goes into the encoder, ``(B, *event)``.
+        target: What is to be reconstructed; ``x`` itself, unless the data say otherwise.
+        y: The labels, or None.
+    """
+
+    x: Tensor
+    target: Tensor
+    y: Any = None
+
+
+def is_batch(value: Any) -> bool:
+    """Tell a batch (a tensor, an array, a tuple, a list or a mapping of them) from a data set."""
+    if isinstance(value, tuple | list):
+        return bool(value) and isinstance(value[0], Tensor | np.ndarray)
+    return isinstance(value, Tensor | np.ndarray | Mapping)
+
+
+def unpack(batch: Any, *, pairs: bool = False) -> Batch:
+    """Find the data, the target and the labels in a batch.
+
+    Args:
+        batch: ``x``; ``(x, y)``; or a mapping with ``x`` and, where there are any, ``target``
+            and ``y``.
+        pairs: Whether the second of a pair is the target, and not a label.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If a mapping has no ``x``, or a pair was promised and none came.
+
+    Example:
+        >>> unpack((torch.zeros(8, 2), torch.arange(8))).x.shape
+        torch.Size([8, 2])
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, Mapping):
+        if "x" not in batch:
+            raise ValueError(_checks.expected("batch", "a mapping with 'x'", f"keys {list(batch)}"))
+        x = torch.as_tensor(batch["x"])
+        target = x if batch.get("target") is None else torch.as_tensor(batch["target"])
+        return Batch(x, target, batch.get("y"))
+    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor | np.ndarray):
+        x, rest = torch.as_tensor(batch[0]), list(batch[1:])
+        if pairs and not rest:
+            raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
+        if pairs:
+            return Batch(x, torch.as_tensor(rest[0]), rest[1] if len(rest) > 1 else None)
+        return Batch(x, x, rest[0] if rest else None)
+    if isinstance(batch, Tensor | np.ndarray):
+        if pairs:
+            raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
+        x = torch.as_tensor(batch)
+        return Batch(x, x)
+    what = "x, (x, y) or a mapping with 'x'"
+    raise TypeError(_checks.expected("batch", what, type(batch).__name__))
+
+
+def loader(
+    data: Any,
+    batch_size: int = 128,
+    *,
+    shuffle: bool = False,
+    generator: Generator | None = None,
+    argument: str = "data",
+) -> Iterable[Any]:
+    """Return an iterable over batches of whatever data are given.
+
+    Args:
+        data: A tensor or an array; a torch ``Dataset``; or anything that yields batches by itself,
+            like a ``DataLoader``, which is returned as it is.
+        batch_size: How many elements a batch has, where it is for us to say.
+        shuffle: Whether a ``Dataset`` is gone through in random order.
+        generator: Of that order; torch's global one if None.
+        argument: How errors name the data.
+
+    Raises:
+        TypeError: If nothing of the kind is given.
+        ValueError: If it is empty.
+    """
+    _checks.positive_int("batch_size", batch_size)
+    if isinstance(data, Tensor | np.ndarray):
+        data = from_tensors(data)
+    if isinstance(data, tuple | Mapping):
+        what = "a data set, a loader or an array"
+        hint = "Arrays that belong together: vaekit.datasets.from_tensors(x, labels)."
+        raise TypeError(_checks.expected(argument, what, f"a {type(data).__name__}", hint))
+    if size(data) == 0:
+        raise ValueError(_checks.expected(argument, "at least one element", "none"))
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size)
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size, shuffle=shuffle, generator=generator)
+    if not isinstance(data, Iterable):
+        what = "a torch Dataset, a DataLoader, an array, or an iterable of batches"
+        raise TypeError(_checks.expected(argument, what, type(data).__name__))
+    return data
+
+
+def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iterator[Batch]:
+    """Go through the data once, in order.
+
+    Raises:
+        TypeError: If the data are none that `loader` knows.
+        ValueError: If there are none.
+    """
+    empty = True
+    for batch in loader(data, batch_size, argument=argument):
+        empty = False
+        yield unpack(batch)
+    if empty:
+        raise ValueError(_checks.expected(argument, "at least one batch", "none"))
+
+
+def size(data: Any) -> int | None:
+    """Count the elements, where that can be known without reading them."""
+    data = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(data, Tensor | np.ndarray | Dataset):
+        try:
+            return len(data)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+    return 0 if hasattr(data, "__len__") and not len(data) else None

@@ -1,0 +1,81 @@
+"""Folders of images."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vaekit import _checks
+from vaekit.datasets.arrays import ArrayDataset, Binarize
+
+__all__ = ["image_folder"]
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_MODES = {1: "L", 3: "RGB"}
+
+
+def image_folder(
+    path: str | Path,
+    size: int | tuple[int, int],
+    *,
+    channels: int = 3,
+    binarize: Binarize = "none",
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> ArrayDataset:
+    """Read every image below a folder.
+
+    Each is scaled until it covers ``size`` and cut to it at the centre; all are held in memory as
+    bytes. Where the folder holds sub-folders, the name of the first one on the way to an image is
+    its class, and the labels count the classes in alphabetical order.
+
+    Args:
+        path: The folder.
+        size: The side of the square, or ``(height, width)``, in pixels.
+        channels: 1 for grey pictures, 3 for colours; whatever the files hold is converted.
+        binarize: As for `ArrayDataset`.
+        threshold: As for `ArrayDataset`.
+        seed: As for `ArrayDataset`.
+
+    Returns:
+        Images of ``(channels, height, width)`` in [0, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no image, or one that cannot be read, which is named.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    path = Path(path)
+    height, width = _checks.event_shape("size", (size, size) if isinstance(size, int) else size)
+    if channels not in _MODES:
+        raise ValueError(_checks.expected("channels", "1 or 3", channels))
+    if not path.is_dir():
+        raise FileNotFoundError(_checks.expected("path", "a folder", f"{path}, which is none"))
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        what = "a folder with images (" + " ".join(sorted(_SUFFIXES)) + ")"
+        raise ValueError(_checks.expected("path", what, f"{path}, without one"))
+
+    x = np.empty((len(files), channels, height, width), np.uint8)
+    for index, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(
+                _checks.expected("path", "images that can be read", f"{file} ({error})")
+            ) from error
+        x[index] = np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+
+    folders = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
+    classes = sorted(set(folders))
+    labels = [classes.index(folder) for folder in folders] if classes != [""] else None
+    return ArrayDataset(
+        torch.from_numpy(x),
+        labels,
+        binarize=binarize,
+        threshold=threshold,
+        seed=seed,
+        classes=classes if labels else (),
+    )

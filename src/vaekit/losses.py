@@ -1,0 +1,358 @@
+r"""Loss functions: pure functions of tensors and distributions.
+
+All are in **nats**, to be minimised, and summed over the dimensions of an event. Those of a single
+element return one value for each element of the batch; statistics of a batch are scalars, and say
+so. The mean over the batch is taken once, by the objective.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args, overload
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions import kl_divergence as _closed_form_kl
+
+from vaekit import _checks
+from vaekit.distributions import DiagonalGaussian, StandardGaussian, log_prob_by_dimension
+
+__all__ = [
+    "Estimator",
+    "KLMethod",
+    "KLParts",
+    "decompose_kl",
+    "kl_divergence",
+    "kl_method",
+    "reconstruction",
+    "total_correlation",
+]
+
+KLMethod = Literal["analytic", "monte_carlo"]
+Estimator = Literal["stratified", "weighted", "exact"]
+
+
+def reconstruction(likelihood: Distribution, x: Num[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+    r"""Negative log-likelihood of the data.
+
+    .. math:: -\log p(x \mid z)
+
+    With z drawn from the posterior it is an unbiased, one-sample estimate of the expected negative
+    log-likelihood. Under a Bernoulli likelihood it is the cross-entropy; under a Gaussian one of
+    fixed sigma, the squared error over :math:`2 \sigma^2`, plus a constant.
+
+    Args:
+        likelihood: :math:`p(x \mid z)`, as ``model(x).likelihood`` is.
+        x: The data to be explained.
+
+    Shape:
+        ``x: (B, *event)``; returns ``(B,)``, or ``(K, B)`` for a likelihood of K draws. In nats.
+
+    Raises:
+        ValueError: If the shape of ``x`` does not fit, or its values lie outside the support.
+
+    Example:
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))(torch.zeros(4, 64))
+        >>> reconstruction(likelihood, torch.ones(4, 1, 8, 8))
+        tensor([44.3614, 44.3614, 44.3614, 44.3614])
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 8.
+    """
+    log_prob: Tensor = likelihood.log_prob(x)
+    return -log_prob
+
+
+@overload
+def kl_divergence(
+    posterior: Distribution,
+    prior: Distribution | None = None,
+    *,
+    z: Tensor | None = None,
+    method: KLMethod | None = None,
+) -> Tensor: ...
+@overload
+def kl_divergence(
+    posterior: Tensor, prior: Tensor, *, z: Tensor | None = None, method: KLMethod | None = None
+) -> Tensor: ...
+def kl_divergence(
+    posterior: Distribution | Tensor,
+    prior: Distribution | Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    method: KLMethod | None = None,
+) -> Float[Tensor, "*batch"]:
+    r"""Kullback-Leibler divergence of the prior from the posterior.
+
+    .. math:: \operatorname{KL}\left( q(z \mid x) \,\|\, p(z) \right)
+              = \mathbb{E}_{q(z \mid x)} \left[ \log q(z \mid x) - \log p(z) \right]
+
+    Called with two distributions, or with ``mu, logvar`` against :math:`\mathcal{N}(0, I)`:
+
+    .. math:: \tfrac{1}{2} \sum_j \left( \mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1 \right)
+
+    The closed form is used where torch's registry has it, and is exact; elsewhere the expectation
+    is the mean over the draws ``z``, unbiased, and may fall below 0.
+
+    Args:
+        posterior: :math:`q(z \mid x)`; or ``mu``.
+        prior: :math:`p(z)`, the standard normal if None; or ``logvar``.
+        z: Draws from the posterior for the Monte Carlo estimate, with a gradient to its parameters;
+            one is drawn if None.
+        method: ``"analytic"`` or ``"monte_carlo"`` to have that one; None for the analytic one
+            where there is one. `kl_method` tells which that is.
+
+    Shape:
+        Posterior of batch ``(B,)``, ``z: (B, dim)`` or ``(K, B, dim)``; returns ``(B,)``. In nats.
+
+    Raises:
+        NotImplementedError: If the analytic form is asked for and there is none.
+        TypeError: If one argument is a tensor and the other is not.
+        ValueError: If the method is unknown.
+
+    Example:
+        >>> mu, logvar = torch.ones(4, 2), torch.zeros(4, 2)
+        >>> kl_divergence(mu, logvar)
+        tensor([1., 1., 1., 1.])
+        >>> q = torch.distributions.Independent(torch.distributions.Normal(mu, 1.0), 1)
+        >>> kl_divergence(q, vk.priors.StandardNormal(2)())
+        tensor([1., 1., 1., 1.])
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 10 and
+        appendix B.
+    """
+    q, p = _posterior_and_prior(posterior, prior)
+    if method is not None:
+        _checks.one_of("method", method, get_args(KLMethod))
+    if method != "monte_carlo":
+        try:
+            return _closed_form_kl(q, p)
+        except NotImplementedError as error:
+            if method == "analytic":
+                raise NotImplementedError(
+                    f"method: no closed form is registered for KL({q!r} || {p!r}); "
+                    "method='monte_carlo' estimates it."
+                ) from error
+    if z is None:
+        z = q.rsample()
+    difference: Tensor = q.log_prob(z) - p.log_prob(z)
+    return difference.mean(0) if difference.ndim > len(q.batch_shape) else difference
+
+
+def kl_method(posterior: Distribution, prior: Distribution) -> KLMethod:
+    """Tell how `kl_divergence` computes the divergence of these two when left to choose.
+
+    Example:
+        >>> normal, laplace = torch.distributions.Normal, torch.distributions.Laplace
+        >>> kl_method(normal(0.0, 1.0), normal(1.0, 2.0))
+        'analytic'
+        >>> kl_method(normal(0.0, 1.0), torch.distributions.StudentT(3.0))
+        'monte_carlo'
+    """
+    try:
+        _closed_form_kl(posterior, prior)
+    except NotImplementedError:
+        return "monte_carlo"
+    return "analytic"
+
+
+def total_correlation(
+    posterior: Distribution,
+    z: Float[Tensor, "batch dim"],
+    *,
+    estimator: Estimator = "stratified",
+    dataset_size: int | None = None,
+    dataset_posterior: Distribution | None = None,
+) -> Float[Tensor, ""]:
+    r"""How far the latent dimensions are from being independent, over the whole data set.
+
+    .. math:: \operatorname{TC} = \operatorname{KL}\Big( q(z) \,\Big\|\, \prod_j q(z_j) \Big),
+              \qquad q(z) = \frac{1}{N} \sum_n q(z \mid x_n)
+
+    A statistic of the batch: a scalar. The expectation is the mean over the draws ``z``; the
+    densities :math:`q(z)` and :math:`q(z_j)` are estimated as ``estimator`` says.
+
+    ``"stratified"``
+        Each draw's own component weighs :math:`1/N`, each of the :math:`B-1` others
+        :math:`(N-1)/(N(B-1))`. The weights add up to one and the estimate of each density is
+        unbiased; its logarithm, and so the result, is not, but is consistent as B grows to N.
+    ``"weighted"``
+        Every component weighs :math:`1/(NB)`. The densities are biased low, and so are their
+        logarithms; the gradient is useful, the value is not.
+    ``"exact"``
+        The mean over ``dataset_posterior``, the posterior of every element of the data set: the
+        densities are exact, and the result is unbiased.
+
+    Args:
+        posterior: :math:`q(z \mid x)` of the batch, whose dimensions are independent.
+        z: One draw from it for each element.
+        estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
+        dataset_size: N; not needed for ``"exact"``.
+        dataset_posterior: The posterior of the whole data set; for ``"exact"`` alone.
+
+    Shape:
+        Posterior of batch ``(B,)`` over ``(dim,)``, ``z: (B, dim)``; returns a scalar. In nats.
+        Takes memory for ``B * B * dim`` values, or ``B * N * dim``.
+
+    Raises:
+        TypeError: If the posterior has no densities by dimension.
+        ValueError: If the estimator is unknown, or lacks what it needs; if ``z`` does not fit; if
+            the batch is larger than the data set, or is a single element of a larger one.
+
+    Example:
+        >>> q = vk.distributions.DiagonalGaussian(torch.randn(64, 3), torch.zeros(64, 3))
+        >>> total_correlation(q, q.rsample(), dataset_size=1000).shape
+        torch.Size([])
+
+    References:
+        R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
+        2018, equation 2 and appendix C (the weights with their places mended: the own component's
+        lies on the diagonal); S. Watanabe, *Information Theoretical Analysis of Multivariate
+        Correlation*, 1960.
+    """
+    joint, by_dimension = _aggregate_log_densities(
+        posterior, z, estimator, dataset_size, dataset_posterior
+    )
+    return (joint - by_dimension.sum(-1)).mean()
+
+
+class KLParts(NamedTuple):
+    r"""The three parts of the KL, scalars in nats; they add up to its Monte Carlo estimate.
+
+    Attributes:
+        mutual_information: :math:`I(x; z) = \mathbb{E} \log q(z \mid x) - \log q(z)`.
+        total_correlation: :math:`\operatorname{KL}(q(z) \| \prod_j q(z_j))`.
+        dimension_wise_kl: :math:`\sum_j \operatorname{KL}(q(z_j) \| p(z_j))`.
+    """
+
+    mutual_information: Tensor
+    total_correlation: Tensor
+    dimension_wise_kl: Tensor
+
+
+def decompose_kl(
+    posterior: Distribution,
+    prior: Distribution,
+    z: Float[Tensor, "batch dim"],
+    *,
+    estimator: Estimator = "stratified",
+    dataset_size: int | None = None,
+    dataset_posterior: Distribution | None = None,
+) -> KLParts:
+    r"""Split the KL into mutual information, total correlation and dimension-wise KL.
+
+    .. math:: \mathbb{E}_{p(x)} \operatorname{KL}(q(z \mid x) \| p(z)) =
+              I_q(x; z) + \operatorname{KL}\Big( q(z) \Big\| \prod_j q(z_j) \Big)
+              + \sum_j \operatorname{KL}(q(z_j) \| p(z_j))
+
+    Whatever the estimator, the three add up to the Monte Carlo estimate of the KL at ``z``, which
+    is unbiased; what bias the estimate of :math:`q(z)` has is shared out among them.
+
+    Args:
+        posterior: As for `total_correlation`.
+        prior: A prior whose dimensions are independent.
+        z: As for `total_correlation`.
+        estimator: As for `total_correlation`.
+        dataset_size: As for `total_correlation`.
+        dataset_posterior: As for `total_correlation`.
+
+    Shape:
+        As for `total_correlation`; returns three scalars, statistics of the batch. In nats.
+
+    Raises:
+        TypeError: If posterior or prior has no densities by dimension.
+        ValueError: As for `total_correlation`.
+
+    Example:
+        >>> q = vk.distributions.DiagonalGaussian(torch.randn(64, 3), torch.zeros(64, 3))
+        >>> parts = decompose_kl(q, vk.priors.StandardNormal(3)(), q.rsample(), dataset_size=1000)
+        >>> parts._fields
+        ('mutual_information', 'total_correlation', 'dimension_wise_kl')
+
+    References:
+        R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
+        2018, equation 2.
+    """
+    joint, by_dimension = _aggregate_log_densities(
+        posterior, z, estimator, dataset_size, dataset_posterior
+    )
+    prior_by_dimension = log_prob_by_dimension(prior, z)
+    return KLParts(
+        (posterior.log_prob(z) - joint).mean(),
+        (joint - by_dimension.sum(-1)).mean(),
+        (by_dimension - prior_by_dimension).sum(-1).mean(),
+    )
+
+
+def _posterior_and_prior(
+    posterior: Distribution | Tensor, prior: Distribution | Tensor | None
+) -> tuple[Distribution, Distribution]:
+    if isinstance(posterior, Tensor) and isinstance(prior, Tensor):
+        return DiagonalGaussian(posterior, prior), StandardGaussian(posterior[..., :1])
+    if isinstance(posterior, Tensor):
+        what = "logvar, a tensor like mu"
+        raise TypeError(_checks.expected("prior", what, type(prior).__name__))
+    if prior is None:
+        return posterior, StandardGaussian(posterior.mean)
+    if isinstance(prior, Tensor):
+        raise TypeError(_checks.expected("prior", "a distribution, as posterior is", "a tensor"))
+    return posterior, prior
+
+
+def _aggregate_log_densities(
+    posterior: Distribution,
+    z: Tensor,
+    estimator: Estimator,
+    dataset_size: int | None,
+    dataset_posterior: Distribution | None,
+) -> tuple[Tensor, Tensor]:
+    """Estimate log q(z), (B,), and log q(z_j), (B, dim), at each draw."""
+    _checks.one_of("estimator", estimator, get_args(Estimator))
+    shape = (*posterior.batch_shape, *posterior.event_shape)
+    if len(shape) != 2 or z.shape != shape:
+        what = f"shape (batch, dim), as the posterior's {shape}: one draw for each element"
+        raise ValueError(_checks.expected("z", what, tuple(z.shape)))
+    if estimator == "exact":
+        if dataset_posterior is None:
+            what = "the posterior of the whole data set for estimator='exact'"
+            hint = "model.encode(data) infers it."
+            raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
+        components = log_prob_by_dimension(dataset_posterior, z[:, None])  # (B, N, dim)
+        log_weights = torch.full((), -math.log(components.shape[1])).to(z)
+    else:
+        batch = len(z)
+        if dataset_size is None or dataset_size < batch:
+            what = f"the number of elements of the data set, at least {batch}"
+            raise ValueError(_checks.expected("dataset_size", what, dataset_size))
+        components = log_prob_by_dimension(posterior, z[:, None])  # (B, B, dim)
+        if estimator == "weighted":
+            log_weights = torch.full((), -math.log(dataset_size * batch)).to(z)
+        else:
+            log_weights = stratified_log_weights(batch, dataset_size).to(z)
+    joint = (log_weights + components.sum(-1)).logsumexp(1)
+    return joint, (log_weights[..., None] + components).logsumexp(1)
+
+
+def stratified_log_weights(batch_size: int, dataset_size: int) -> Float[Tensor, "batch batch"]:
+    r"""Log-weights with which a batch stands for the data set, each row that of one draw.
+
+    .. math:: W_{ii} = \frac{1}{N}, \qquad W_{ij} = \frac{N - 1}{N (B - 1)} \quad (i \neq j)
+
+    Each row adds up to one, and :math:`\mathbb{E} \sum_j W_{ij}\, q(z \mid x_j) = q(z)` when the
+    rest of the batch is drawn from the rest of the data set.
+
+    Args:
+        batch_size: B.
+        dataset_size: N.
+
+    Raises:
+        ValueError: If the batch is a single element of a larger data set, which says nothing of
+            the rest.
+    """
+    if batch_size == 1 and dataset_size > 1:
+        what = "a batch of at least 2 elements for estimator='stratified'"
+        raise ValueError(_checks.expected("z", what, 1))
+    others = (1 - 1 / dataset_size) / max(batch_size - 1, 1)
+    weights = torch.full((batch_size, batch_size), others, dtype=torch.float64).log()
+    return weights.fill_diagonal_(-math.log(dataset_size))

@@ -1,0 +1,227 @@
+"""Networks for encoders and decoders: plain modules that know nothing of VAEs.
+
+Any ``nn.Module`` does in their place. These know how many numbers they take and return
+(``in_shape``, ``out_shape``), so a wrong size is found when the model is put together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from jaxtyping import Num
+from torch import Tensor, nn
+
+from vaekit import _checks
+
+__all__ = ["Network", "conv", "conv_transpose", "mlp"]
+
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+Activation = Callable[[], nn.Module]
+
+
+class Network(nn.Module):
+    """A stack of layers that knows the shape it takes and the shape it returns.
+
+    Args:
+        layers: The layers, in order.
+        in_shape: The shape of one element that goes in.
+        out_shape: The shape of one element that comes out.
+
+    Shape:
+        ``x: (*batch, *in_shape)``; or, when ``in_shape`` has one dimension, ``(B, *event)`` of as
+        many values (a picture into an `mlp` is flattened). Returns ``(*batch, *out_shape)``.
+
+    Raises:
+        TypeError: If ``x`` has another dtype than the weights.
+        ValueError: If the shape does not fit.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], in_shape: Sequence[int], out_shape: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.in_shape = _checks.event_shape("in_shape", in_shape)
+        self.out_shape = _checks.event_shape("out_shape", out_shape)
+
+    def forward(self, x: Num[Tensor, "..."]) -> Num[Tensor, "..."]:
+        """Put ``x`` through the layers."""
+        if not x.is_floating_point():
+            what = "floating-point values"
+            raise TypeError(_checks.expected("x", what, x.dtype, "Call x.float() and scale it."))
+        ndims = self._event_ndims(x)
+        batch = x.shape[: x.ndim - ndims]
+        out: Tensor = self.layers(x.reshape(batch.numel(), *self.in_shape))
+        return out.reshape(*batch, *self.out_shape)
+
+    def _event_ndims(self, x: Tensor) -> int:
+        ndims = len(self.in_shape)
+        if ndims == 1 and math.prod(x.shape[1:]) == self.in_shape[0]:
+            return x.ndim - 1
+        if x.ndim >= ndims and x.shape[x.ndim - ndims :] == self.in_shape:
+            return ndims
+        if ndims == 1:
+            what = f"{self.in_shape[0]} values for each element"
+        else:
+            what = f"shape {('...', *self.in_shape)}".replace("'", "")
+        raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}"))
+
+
+def mlp(
+    in_features: int | Sequence[int],
+    hidden: Sequence[int],
+    out_features: int | Sequence[int],
+    *,
+    activation: Activation = nn.ReLU,
+    dropout: float = 0.0,
+) -> Network:
+    """Build a multilayer perceptron.
+
+    Args:
+        in_features: How many values go in, or the shape of one element.
+        hidden: The widths of the hidden layers, from the input on; empty for a linear map.
+        out_features: How many values come out, or the shape of one element.
+        activation: Makes the non-linearity behind each hidden layer.
+        dropout: The probability with which a hidden value is dropped in training.
+
+    Returns:
+        A module ``(*batch, *in) -> (*batch, *out)``; any event of ``in_features`` values is
+        flattened.
+
+    Raises:
+        ValueError: If a size is not a whole number above 0, or ``dropout`` is not in [0, 1).
+
+    Example:
+        >>> net = mlp(784, [400], 40)
+        >>> net(torch.zeros(8, 1, 28, 28)).shape
+        torch.Size([8, 40])
+    """
+    if _checks.number("dropout", dropout, low=0) >= 1:
+        raise ValueError(_checks.expected("dropout", "a number in [0, 1)", dropout))
+    in_shape = _checks.event_shape("in_features", in_features)
+    out_shape = _checks.event_shape("out_features", out_features)
+    widths = [in_shape.numel(), *(_checks.positive_int("hidden", width) for width in hidden)]
+    layers: list[nn.Module] = [nn.Flatten()] if len(in_shape) > 1 else []
+    for width_in, width_out in pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), activation()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+    layers.append(nn.Linear(widths[-1], out_shape.numel()))
+    return Network(layers, in_shape, out_shape)
+
+
+def conv(
+    in_shape: Sequence[int],
+    channels: Sequence[int],
+    out_features: int | Sequence[int],
+    *,
+    hidden: Sequence[int] = (),
+    kernel_size: int = 4,
+    activation: Activation = nn.ReLU,
+) -> Network:
+    """Build a stack of strided convolutions, each halving every side, then a perceptron.
+
+    Args:
+        in_shape: Channels first: ``(C, L)`` for sequences, ``(C, H, W)`` for images,
+            ``(C, D, H, W)`` for volumes. Any number of channels, any sides, odd ones too.
+        channels: The channels behind each convolution, from the input on.
+        out_features: How many values come out, or the shape of one element.
+        hidden: The widths of hidden layers between the convolutions and the output.
+        kernel_size: The side of each kernel, at least 2.
+        activation: Makes the non-linearity behind each layer but the last.
+
+    Returns:
+        A module ``(*batch, *in_shape) -> (*batch, *out)``.
+
+    Raises:
+        ValueError: If a size is not a whole number above 0, or a side is too short to be halved as
+            often as there are ``channels``.
+
+    Example:
+        >>> net = conv((3, 33, 20), [16, 32], 40)
+        >>> net(torch.zeros(8, 3, 33, 20)).shape
+        torch.Size([8, 40])
+    """
+    shapes = _halvings("in_shape", in_shape, channels, kernel_size)
+    convolution = _CONVOLUTIONS[len(shapes[0]) - 1]
+    padding = (kernel_size - 1) // 2
+    layers: list[nn.Module] = []
+    for before, after in pairwise(shapes):
+        layers += [convolution(before[0], after[0], kernel_size, 2, padding), activation()]
+    head = mlp(shapes[-1], hidden, out_features, activation=activation)
+    return Network([*layers, *head.layers], shapes[0], head.out_shape)
+
+
+def conv_transpose(
+    in_features: int | Sequence[int],
+    channels: Sequence[int],
+    out_shape: Sequence[int],
+    *,
+    hidden: Sequence[int] = (),
+    kernel_size: int = 4,
+    activation: Activation = nn.ReLU,
+) -> Network:
+    """Build the mirror image of `conv`: a perceptron, then convolutions that double every side.
+
+    Args:
+        in_features: How many values go in, or the shape of one element.
+        channels: The channels before each convolution, from the input on: the reverse of what the
+            mirrored `conv` was given.
+        out_shape: Channels first, as for `conv`.
+        hidden: The widths of hidden layers between the input and the convolutions.
+        kernel_size: The side of each kernel, at least 2.
+        activation: Makes the non-linearity behind each layer but the last.
+
+    Returns:
+        A module ``(*batch, *in) -> (*batch, *out_shape)``.
+
+    Raises:
+        ValueError: As for `conv`.
+
+    Example:
+        >>> net = conv_transpose(20, [32, 16], (3, 33, 20))
+        >>> net(torch.zeros(8, 20)).shape
+        torch.Size([8, 3, 33, 20])
+    """
+    shapes = _halvings("out_shape", out_shape, list(channels)[::-1], kernel_size)[::-1]
+    convolution = _TRANSPOSED[len(shapes[0]) - 1]
+    padding = (kernel_size - 1) // 2
+    stem = mlp(in_features, hidden, shapes[0], activation=activation)
+    layers: list[nn.Module] = [*stem.layers, nn.Unflatten(1, tuple(shapes[0]))]
+    for before, after in pairwise(shapes):
+        # What a halving rounded off is given back, so that odd sides come out as they went in.
+        extra = tuple(
+            large - (2 * (small - 1) - 2 * padding + kernel_size)
+            for small, large in zip(before[1:], after[1:], strict=True)
+        )
+        layers += [
+            activation(),
+            convolution(before[0], after[0], kernel_size, 2, padding, extra),  # type: ignore[arg-type]
+        ]
+    return Network(layers, stem.in_shape, shapes[-1])
+
+
+def _halvings(
+    argument: str, shape: Sequence[int], channels: Sequence[int], kernel_size: int
+) -> list[tuple[int, ...]]:
+    """List the shapes that strided convolutions go through, checking that each is possible."""
+    sizes = tuple(_checks.event_shape(argument, shape))
+    if len(sizes) - 1 not in _CONVOLUTIONS:
+        what = "(C, L), (C, H, W) or (C, D, H, W)"
+        raise ValueError(_checks.expected(argument, what, sizes))
+    if _checks.positive_int("kernel_size", kernel_size) < 2:
+        raise ValueError(_checks.expected("kernel_size", "at least 2", kernel_size))
+    if not channels:
+        raise ValueError(_checks.expected("channels", "at least one number", channels))
+    shapes = [sizes]
+    for width in channels:
+        padding = (kernel_size - 1) // 2
+        sides = tuple((side + 2 * padding - kernel_size) // 2 + 1 for side in shapes[-1][1:])
+        if min(sides) < 1 or min(shapes[-1][1:]) < 2:
+            hint = f"Give it fewer channels, or {argument} longer sides."
+            got = f"{len(channels)} for sides {sizes[1:]}"
+            what = "no more layers than the sides can be halved"
+            raise ValueError(_checks.expected("channels", what, got, hint))
+        shapes.append((_checks.positive_int("channels", width), *sides))
+    return shapes

@@ -1,0 +1,105 @@
+"""Weights that change with the training step.
+
+A schedule is called with the step, counted from 0, and returns a number. Any function from an int
+to a float will do where a schedule is asked for.
+"""
+
+from dataclasses import dataclass
+
+from vaekit import _checks
+
+__all__ = ["Constant", "Cyclical", "Linear"]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value at every step.
+
+    Args:
+        value: The value, at least 0.
+
+    Example:
+        >>> Constant(4.0)(step=1000)
+        4.0
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _checks.number("value", self.value, low=0)
+
+    def __call__(self, step: int) -> float:
+        """Return the value."""
+        return float(self.value)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From one value to another in a straight line, and constant afterwards.
+
+    Warming up the weight of the KL from 0 to 1 is the commonest cure of posterior collapse.
+
+    Args:
+        start: The value at step 0.
+        end: The value from step ``steps`` on.
+        steps: How many steps the line takes.
+
+    Example:
+        >>> warm_up = Linear(0, 1, steps=1000)
+        >>> [warm_up(step) for step in (0, 500, 1000, 2000)]
+        [0.0, 0.5, 1.0, 1.0]
+
+    References:
+        S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _checks.number("start", self.start, low=0)
+        _checks.number("end", self.end, low=0)
+        _checks.positive_int("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """Return the value at a step."""
+        done = min(max(step, 0) / self.steps, 1.0)
+        return self.start + (self.end - self.start) * done
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """Again and again from one value to another: a line up, then a plateau.
+
+    Args:
+        start: The value at the beginning of each cycle.
+        end: The value of each plateau.
+        period: How many steps a cycle takes.
+        ramp: The part of the cycle that the line takes, above 0 and at most 1.
+
+    Example:
+        >>> beta = Cyclical(0, 1, period=1000, ramp=0.5)
+        >>> [beta(step) for step in (0, 250, 500, 999, 1000)]
+        [0.0, 0.5, 1.0, 1.0, 0.0]
+
+    References:
+        H. Fu et al., *Cyclical Annealing Schedule*, 2019, equations 6 and 7.
+    """
+
+    start: float
+    end: float
+    period: int
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        _checks.number("start", self.start, low=0)
+        _checks.number("end", self.end, low=0)
+        _checks.positive_int("period", self.period)
+        if _checks.number("ramp", self.ramp, above=0) > 1:
+            raise ValueError(_checks.expected("ramp", "at most 1", self.ramp))
+
+    def __call__(self, step: int) -> float:
+        """Return the value at a step."""
+        done = min((step % self.period) / (self.period * self.ramp), 1.0)
+        return self.start + (self.end - self.start) * done

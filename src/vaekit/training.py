@@ -1,0 +1,566 @@
+"""The training loop, on accelerate."""
+
+import copy
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from vaekit import _checks, datasets
+from vaekit.objectives import Objective, Term
+from vaekit.vae import VAE
+
+__all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
+
+Stopped = Literal["finished", "interrupted", "early", "callback"]
+Callback = Callable[["TrainingState"], bool | None]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or NaN. The model is as it was before that step.
+
+    Attributes:
+        step: The step, counted from 0.
+        term: The first term that is not finite, or ``"loss"`` if only their sum is not.
+        batch_index: The batch's index in its epoch, counted from 0.
+        history: What was measured until then.
+    """
+
+    def __init__(
+        self, step: int, term: str, batch_index: int, value: float, history: "History"
+    ) -> None:
+        super().__init__(
+            f"{term}: expected a finite value, got {value} at step {step} (batch {batch_index} of "
+            f"epoch {len(history.epoch)}). The model is as it was before that step; a lower "
+            "learning rate or clip_grad_norm= often helps."
+        )
+        self.step, self.term, self.batch_index, self.history = step, term, batch_index, history
+
+
+@dataclass
+class History:
+    """What training measured: a row for each epoch, or every ``validate_every`` steps.
+
+    Attributes:
+        step: How many steps had been taken at the end of each row.
+        epoch: How many epochs, in parts of one.
+        seconds: How long each row took, validation included.
+        train: For ``"loss"`` and each named term the mean over the row's training data, in nats.
+        validation: The same over the validation data, where there are any.
+        weights: The weight of each named term at the end of each row.
+        learning_rate: The learning rate at the end of each row.
+        stopped: ``"finished"``, ``"interrupted"``, ``"early"`` or ``"callback"``.
+        best: The row of the lowest validation loss; None without validation.
+        seed: The seed that was given.
+
+    Example:
+        >>> history = History()
+        >>> history.add(step=10, epoch=1.0, seconds=0.1, train={"loss": 5.0, "kl": 1.0})
+        >>> history["kl"]
+        array([1.])
+    """
+
+    step: list[int] = field(default_factory=list)
+    epoch: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    train: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    learning_rate: list[float] = field(default_factory=list)
+    stopped: Stopped = "finished"
+    best: int | None = None
+    seed: int | None = None
+
+    def __getitem__(self, term: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the training values of a term, one for each row, in nats."""
+        if term not in self.train:
+            raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term)))
+        return np.asarray(self.train[term])
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __repr__(self) -> str:
+        rows = f"{len(self)} rows, {self.step[-1] if self.step else 0} steps"
+        last = {f"train {k}": v[-1:] for k, v in self.train.items() if k == "loss"}
+        last |= {f"validation {k}": v[-1:] for k, v in self.validation.items() if k == "loss"}
+        losses = "".join(f", {name} {value[0]:.2f}" for name, value in last.items() if value)
+        return f"History({rows}{losses}, {self.stopped})"
+
+    def add(
+        self,
+        *,
+        step: int,
+        epoch: float,
+        seconds: float,
+        train: dict[str, float],
+        validation: dict[str, float] | None = None,
+        weights: dict[str, float] | None = None,
+        learning_rate: float = math.nan,
+    ) -> None:
+        """Add a row."""
+        self.step.append(step)
+        self.epoch.append(epoch)
+        self.seconds.append(seconds)
+        self.learning_rate.append(learning_rate)
+        for table, row in (
+            (self.train, train),
+            (self.validation, validation or {}),
+            (self.weights, weights or {}),
+        ):
+            for name, value in row.items():
+                table.setdefault(name, []).append(value)
+        if validation and validation["loss"] <= min(self.validation["loss"]):
+            self.best = len(self) - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers, lists and dictionaries, ready for JSON."""
+        return copy.deepcopy(vars(self))
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a callback is given at the end of each row of the history.
+
+    Attributes:
+        model: The model in training.
+        objective: The objective.
+        optimizer: The optimiser.
+        history: All rows, the newest included.
+        step: How many steps were taken.
+        epoch: How many epochs were begun.
+    """
+
+    model: VAE
+    objective: Objective
+    optimizer: Optimizer
+    history: History
+    step: int
+    epoch: int
+
+
+def fit(
+    model: VAE,
+    objective: Objective | Term,
+    data: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    pairs: bool = False,
+    validation: Any = None,
+    validate_every: int | None = None,
+    optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    learning_rate: float = 1e-3,
+    scheduler: LRScheduler | ReduceLROnPlateau | Callable[[Optimizer], Any] | None = None,
+    clip_grad_norm: float | None = None,
+    patience: int | None = None,
+    seed: int | None = None,
+    compile: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train a model on the device that holds it, and leave it there in evaluation mode.
+
+    Ctrl-C ends training after the step under way, with the model and the history as they then are;
+    pressed twice, it interrupts at once.
+
+    Args:
+        model: What is trained.
+        objective: What is minimised: ``vk.Reconstruction() + 4 * vk.KL()``.
+        data: A data set, a loader, an array, or any iterable of batches ``x``, ``(x, y)`` or of
+            mappings with ``x`` (and ``target``, where that differs).
+        epochs: How often to go through the data.
+        steps: How many steps to take; give this or ``epochs``.
+        batch_size: How many elements a batch has, where the data come unbatched.
+        pairs: Whether a batch is ``(input, target)``: the second to be reconstructed from the
+            first.
+        validation: Data to evaluate on at the end of each row of the history.
+        validate_every: How many steps make a row; an epoch if None.
+        optimizer: One over the parameters of ``model`` and ``objective``, or a function that makes
+            one of them. If None, Adam with ``learning_rate``, fused where that exists.
+        learning_rate: Of that Adam.
+        scheduler: A learning-rate scheduler, or a function that makes one of the optimiser. It
+            advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
+            (the training loss without validation).
+        clip_grad_norm: What the gradient's norm is cut to.
+        patience: After how many rows without a lower validation loss to stop; the weights of the
+            best row are then put back.
+        seed: Of everything that is random, for a run that repeats. Sets torch's, numpy's and
+            Python's global generators.
+        compile: Whether to run the forward pass and the losses through ``torch.compile``.
+        progress: Whether to show a bar.
+        callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
+            True ends training.
+
+    Returns:
+        The history, in nats.
+
+    Raises:
+        NonFiniteLossError: If the loss is infinite or NaN, naming the step, the term and the
+            batch; the model is left as it was before that step.
+        TypeError: If the data are none that can be gone through.
+        ValueError: If an argument does not fit, the data are empty, or they lie outside the
+            likelihood's support.
+
+    Example:
+        >>> latent = vk.GaussianLatent(2)
+        >>> encoder = vk.Encoder(vk.networks.mlp(64, [32], latent.num_params), latent)
+        >>> decoder = vk.Decoder(vk.networks.mlp(2, [32], 64), vk.likelihoods.Bernoulli((1, 8, 8)))
+        >>> model = vk.VAE(encoder, decoder)
+        >>> train, test = vk.datasets.digits(binarize="dynamic")
+        >>> objective = vk.Reconstruction() + vk.KL()
+        >>> history = fit(model, objective, train, epochs=2, validation=test, progress=False)
+        >>> history["loss"].shape
+        (2,)
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    objective = objective if isinstance(objective, Objective) else Objective((objective, 1))
+    _check_length(epochs, steps, data)
+    if patience is not None:
+        _checks.positive_int("patience", patience)
+        if validation is None:
+            raise ValueError(_checks.expected("validation", "data, where patience is set", None))
+    if validate_every is not None:
+        _checks.positive_int("validate_every", validate_every)
+    if clip_grad_norm is not None:
+        _checks.number("clip_grad_norm", clip_grad_norm, above=0)
+    _checks.number("learning_rate", learning_rate, above=0)
+    if seed is not None:
+        set_seed(seed)
+    if validation is not None:
+        datasets.loader(validation, batch_size, argument="validation")
+    loader = datasets.loader(data, batch_size, shuffle=True)
+    _fill_in_dataset_size(objective, datasets.size(data))
+
+    # Batches and model meet on the model's device, so placing them is not left to accelerate.
+    accelerator = Accelerator(device_placement=False)
+    device = _device(model)
+    objective.to(device)
+    parameters = [*model.parameters(), *objective.parameters()]
+    optimizer = _make_optimizer(optimizer, parameters, learning_rate)
+    scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
+    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+    prepared = accelerator.prepare_optimizer(optimizer)
+    by_step = None if plateau or scheduler is None else accelerator.prepare_scheduler(scheduler)
+    if isinstance(loader, torch.utils.data.DataLoader):
+        loader = accelerator.prepare_data_loader(loader, device_placement=False)
+    forward = _forward(model, objective, compile)
+
+    history = History(seed=seed)
+    best: dict[str, Tensor] | None = None
+    total_steps = steps if steps is not None else _total_steps(loader, epochs)
+    sums, row_started, row_step, step, epoch = _Sums(), time.perf_counter(), 0, 0, 0
+
+    def close_row(part: float) -> bool:
+        """Add a row to the history; tell whether training is to stop."""
+        nonlocal sums, row_started, row_step, best
+        if step == row_step:
+            return False
+        measured = None
+        if validation is not None:
+            measured = evaluate(
+                model, objective, validation, batch_size=batch_size, pairs=pairs, step=step - 1
+            )
+        history.add(
+            step=step,
+            epoch=epoch - 1 + part,
+            seconds=time.perf_counter() - row_started,
+            train=sums.means(),
+            validation=measured,
+            weights=objective.weights(step - 1),
+            learning_rate=optimizer.param_groups[0]["lr"],
+        )
+        sums, row_started, row_step = _Sums(), time.perf_counter(), step
+        if plateau is not None:
+            plateau.step((measured or {"loss": history["loss"][-1]})["loss"])
+        if patience is not None and history.best == len(history) - 1:
+            best = copy.deepcopy(model.state_dict())
+        state = TrainingState(model, objective, optimizer, history, step, epoch)
+        if True in [callback(state) for callback in callbacks]:
+            history.stopped = "callback"
+        elif patience is not None and len(history) - 1 - (history.best or 0) >= patience:
+            history.stopped = "early"
+        model.train()
+        return history.stopped != "finished"
+
+    model.train()
+    try:
+        with _interruptible() as interrupted, _Bar(total_steps, progress) as bar:
+            done = False
+            while not done:
+                epoch += 1
+                batch_index = -1
+                for batch_index, raw in enumerate(loader):
+                    batch = datasets.unpack(raw, pairs=pairs)
+                    x = batch.x.to(device, non_blocking=True)
+                    target = x if batch.target is batch.x else batch.target.to(device)
+                    values = forward(x, target)
+                    total = objective.total(values, step)
+                    numbers = torch.stack([total, *values.values()]).detach().tolist()
+                    if not all(map(math.isfinite, numbers)):
+                        _explain(model, x, target)
+                        name, value = _not_finite(["loss", *values], numbers)
+                        raise NonFiniteLossError(step, name, batch_index, value, history)
+                    prepared.zero_grad(set_to_none=True)
+                    accelerator.backward(total)
+                    if clip_grad_norm is not None:
+                        accelerator.clip_grad_norm_(parameters, clip_grad_norm)
+                    prepared.step()
+                    if by_step is not None:
+                        by_step.step()
+                    sums.add(["loss", *values], numbers, len(x))
+                    step += 1
+                    bar.update(["loss", *values], numbers)
+                    done = step == steps
+                    if validate_every is not None and step % validate_every == 0:
+                        done = close_row(_part(batch_index, loader)) or done
+                    if interrupted():
+                        history.stopped, done = "interrupted", True
+                    if done:
+                        break
+                if batch_index < 0:
+                    _say_empty(epoch)
+                    break
+                done = close_row(_part(batch_index, loader) if done else 1.0) or done
+                done = done or epoch == epochs
+    finally:
+        model.eval()
+        if best is not None and history.stopped == "early":
+            model.load_state_dict(best)
+    return history
+
+
+@torch.no_grad()
+def evaluate(
+    model: VAE,
+    objective: Objective | Term,
+    data: Any,
+    *,
+    batch_size: int = 128,
+    pairs: bool = False,
+    step: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measure an objective over data, in evaluation mode and without touching the model.
+
+    Each draw of z is seeded, and torch's generators are left as they were, so that two calls agree
+    and training goes on as if there had been none. One draw for each element: the estimate of the
+    negative ELBO is unbiased.
+
+    Args:
+        model: The model.
+        objective: What to measure.
+        data: As for `fit`.
+        batch_size: How many elements a batch has, where the data come unbatched; statistics of a
+            batch depend on it.
+        pairs: As for `fit`.
+        step: The training step, for the schedules.
+        seed: Of the draws.
+
+    Returns:
+        ``"loss"`` and each named term without its weight: means over the elements, in nats.
+
+    Raises:
+        TypeError: If the data are none that can be gone through.
+        ValueError: If there are none.
+    """
+    objective = objective if isinstance(objective, Objective) else Objective((objective, 1))
+    device = _device(model)
+    was_training = model.training
+    sums = _Sums()
+    devices = [device] if device.type not in ("cpu", "mps") else []
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+            torch.manual_seed(seed)
+            for raw in datasets.loader(data, batch_size):
+                batch = datasets.unpack(raw, pairs=pairs)
+                loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
+                numbers = torch.stack([loss.total, *loss.terms.values()]).tolist()
+                sums.add(["loss", *loss.terms], numbers, len(batch.x))
+    finally:
+        model.train(was_training)
+    if not sums.count:
+        raise ValueError(_checks.expected("data", "at least one batch", "none"))
+    return sums.means()
+
+
+class _Sums:
+    """Running means over elements, in double precision."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, float] = {}
+
+    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
+        self.count += count
+        for name, value in zip(names, numbers, strict=True):
+            self._sums[name] = self._sums.get(name, 0.0) + value * count
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in self._sums.items()}
+
+
+class _Bar:
+    """A progress bar that words its numbers only when it is drawn."""
+
+    def __init__(self, total: int | None, shown: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=total, unit="step", disable=not shown, dynamic_ncols=True)
+        self._drawn = time.monotonic()
+        self._waiting = 0
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.update(self._waiting)
+        self._bar.close()
+
+    def update(self, names: Sequence[str], numbers: Sequence[float]) -> None:
+        self._waiting += 1
+        if self._bar.disable or time.monotonic() - self._drawn < 0.2:
+            return
+        shown = {name: f"{value:.2f}" for name, value in zip(names, numbers, strict=True)}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(self._waiting)
+        self._drawn, self._waiting = time.monotonic(), 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, where signals can be handled; the second acts at once."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
+    if (epochs is None) == (steps is None):
+        got = "neither" if epochs is None else "both"
+        raise ValueError(_checks.expected("epochs", "either epochs= or steps=", got))
+    _checks.positive_int("epochs" if steps is None else "steps", epochs or steps)
+    if epochs is not None and epochs > 1 and isinstance(data, Iterator):
+        what = "data that can be gone through again, where epochs is above 1"
+        hint = "Give steps= instead, or an object with __iter__."
+        raise ValueError(_checks.expected("data", what, type(data).__name__, hint))
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _fill_in_dataset_size(objective: Objective, size: int | None) -> None:
+    for term in objective.terms:
+        if getattr(term, "dataset_size", 0) is None and getattr(term, "estimator", "") != "exact":
+            if size is None:
+                what = f"the number of elements, which these data do not tell, in {term!r}"
+                raise ValueError(_checks.expected("dataset_size", what, None))
+            term.dataset_size = size  # type: ignore[assignment]
+
+
+def _make_optimizer(
+    given: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None,
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+) -> Optimizer:
+    if isinstance(given, Optimizer):
+        held = {id(p) for group in given.param_groups for p in group["params"]}
+        if held.isdisjoint(map(id, parameters)):
+            what = "an optimiser over the model's parameters"
+            raise ValueError(_checks.expected("optimizer", what, "one over others"))
+        return given
+    if not parameters:
+        raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
+    if given is not None:
+        return given(parameters)
+    try:
+        return torch.optim.Adam(parameters, learning_rate, fused=True)
+    except RuntimeError:  # no fused kernel for this device or dtype
+        return torch.optim.Adam(parameters, learning_rate)
+
+
+def _forward(
+    model: VAE, objective: Objective, compiled: bool
+) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    def forward(x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return objective.values(model(x), target)
+
+    if not compiled:
+        return forward
+    fast = torch.compile(forward)
+    checked = False
+
+    def checked_first(x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        # A compiled graph looks at no values, so the first batch goes through unhurried.
+        nonlocal checked
+        if not checked:
+            with torch.no_grad():
+                forward(x, target)
+            checked = True
+        return fast(x, target)
+
+    return checked_first
+
+
+def _total_steps(loader: Any, epochs: int | None) -> int | None:
+    try:
+        return len(loader) * (epochs or 1)
+    except TypeError:
+        return None
+
+
+def _part(batch_index: int, loader: Any) -> float:
+    try:
+        return (batch_index + 1) / len(loader)
+    except TypeError:
+        return 1.0
+
+
+def _say_empty(epoch: int) -> None:
+    if epoch == 1:
+        raise ValueError(_checks.expected("data", "at least one batch", "none"))
+    warnings.warn(f"data: nothing came in epoch {epoch}; training ended.", stacklevel=3)
+
+
+def _not_finite(names: Sequence[str], numbers: Sequence[float]) -> tuple[str, float]:
+    """Name the first term that is not finite; the total only if every term is."""
+    for name, value in [*zip(names, numbers, strict=True)][1:]:
+        if not math.isfinite(value):
+            return name, value
+    return names[0], numbers[0]
+
+
+def _explain(model: nn.Module, x: Tensor, target: Tensor) -> None:
+    """Name what holds NaN, where it is the data or the weights rather than the loss."""
+    for argument, value in (("x", x), ("target", target), *model.named_parameters()):
+        if value.is_floating_point():
+            _checks.no_nan(argument, value)

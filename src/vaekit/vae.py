@@ -1,0 +1,322 @@
+"""The encoder, the decoder, and the VAE that holds them and its prior together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Num
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+from vaekit import _checks, datasets
+from vaekit.distributions import DiagonalGaussian
+from vaekit.latents import GaussianLatent
+from vaekit.likelihoods import Likelihood
+from vaekit.priors import StandardNormal
+
+__all__ = ["VAE", "Decoder", "Encoder", "VAEOutput"]
+
+
+class Encoder(nn.Module):
+    r"""The posterior :math:`q(z \mid x)`: a network and the latent that reads its output.
+
+    Any module does as the network. Where that is not enough, subclass and override ``forward``; it
+    returns a distribution, as ``self.latent(parameters)`` does.
+
+    Args:
+        net: Takes ``x`` and returns ``latent.num_params`` numbers for each element, or a tuple of
+            tensors which hold them in parts (a head for the means, another for the log-variances).
+        latent: Turns those numbers into a distribution, as a `GaussianLatent` does.
+
+    Shape:
+        ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(latent.dim,)``.
+
+    Raises:
+        ValueError: If the network returns another number of values than the latent takes: at once
+            where it is one of `vaekit.networks`, else at the first call. Also if ``x`` holds NaN,
+            or the network returns NaN for an ``x`` that holds none.
+
+    Example:
+        >>> latent = vk.GaussianLatent(20)
+        >>> encoder = Encoder(vk.networks.mlp(784, [400], latent.num_params), latent)
+        >>> mu, logvar = encoder(torch.rand(8, 1, 28, 28))
+        >>> mu.shape
+        torch.Size([8, 20])
+    """
+
+    def __init__(self, net: nn.Module, latent: GaussianLatent) -> None:
+        super().__init__()
+        _check_outputs(net, latent, latent.num_params)
+        self.net = net
+        self.latent = latent
+
+    def forward(self, x: Num[Tensor, "batch *event"]) -> DiagonalGaussian:
+        """Infer the posterior of each element."""
+        params = self.net(x)
+        if isinstance(params, tuple | list):
+            params = torch.cat(tuple(params), dim=-1)
+        if params.ndim < 2 or params.shape[-1] != self.latent.num_params:
+            what = f"(batch, {self.latent.num_params}) outputs, as {self.latent} takes"
+            raise ValueError(_checks.expected("net", what, tuple(params.shape)))
+        _check_no_nan_made("x", x, "net", params)
+        posterior: DiagonalGaussian = self.latent(params)
+        return posterior
+
+
+class Decoder(nn.Module):
+    r"""The likelihood :math:`p(x \mid z)`: a network and the likelihood that reads its output.
+
+    Args:
+        net: Takes ``z`` of shape ``(N, dim)`` and returns ``likelihood.num_params`` numbers for
+            each element, flat or in the shape of the data. Any module does.
+        likelihood: Turns those numbers into a distribution, as those of `vaekit.likelihoods` do.
+
+    Shape:
+        ``z: (*batch, dim)``, returns a distribution of batch ``(*batch,)`` over the data's shape.
+
+    Raises:
+        ValueError: If the network returns another number of values than the likelihood takes: at
+            once where it is one of `vaekit.networks`, else at the first call. Also if ``z`` holds
+            NaN, or the network returns NaN for a ``z`` that holds none.
+
+    Example:
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 28, 28))
+        >>> decoder = Decoder(vk.networks.mlp(20, [400], 784), likelihood)
+        >>> decoder(torch.randn(8, 20))
+        IndependentBernoulli(batch_shape=(8,), event_shape=(1, 28, 28))
+    """
+
+    def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        _check_outputs(net, likelihood, likelihood.num_params)
+        self.net = net
+        self.likelihood = likelihood
+
+    def forward(self, z: Float[Tensor, "*batch dim"]) -> Distribution:
+        """Return the distribution of the data that each latent stands for."""
+        params = self.net(z.reshape(-1, z.shape[-1]))
+        _check_no_nan_made("z", z, "net", params)
+        params = params.reshape(*z.shape[:-1], *params.shape[1:])
+        distribution: Distribution = self.likelihood(params)
+        return distribution
+
+
+@dataclass(frozen=True)
+class VAEOutput:
+    r"""Everything that one forward pass inferred.
+
+    Attributes:
+        posterior: :math:`q(z \mid x)`, of batch ``(B,)`` over ``(dim,)``.
+        z: The draws from it, ``(B, dim)``, or ``(K, B, dim)`` where ``samples=K`` was asked.
+        likelihood: :math:`p(x \mid z)`, of batch ``(B,)`` or ``(K, B)`` over the data's shape.
+        prior: :math:`p(z)`, over ``(dim,)``.
+    """
+
+    posterior: DiagonalGaussian
+    z: Tensor
+    likelihood: Distribution
+    prior: Distribution
+
+    @property
+    def x_hat(self) -> Tensor:
+        """The mean of the likelihood: the reconstruction to look at, ``(B, *event)``."""
+        return self.likelihood.mean
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder: an encoder, a decoder and a prior. It knows no loss.
+
+    .. math:: q(z \mid x), \qquad p(x \mid z), \qquad p(z)
+
+    Every method that takes ``x`` also takes a batch as data sets yield it: ``(x, y)``, or a mapping
+    that holds ``x``. `encode`, `encode_to_latent` and `reconstruct` take a whole data set as well
+    (a ``Dataset``, a ``DataLoader``, any iterable of batches), which they go through in batches,
+    without gradients.
+
+    Args:
+        encoder: A module that returns :math:`q(z \mid x)`.
+        decoder: A module that returns :math:`p(x \mid z)`.
+        prior: A module that returns :math:`p(z)`; the standard normal if None.
+
+    Raises:
+        ValueError: If encoder, decoder and prior do not agree on the number of latent dimensions.
+
+    Example:
+        >>> latent = vk.GaussianLatent(2)
+        >>> encoder = vk.Encoder(vk.networks.mlp(64, [32], latent.num_params), latent)
+        >>> decoder = vk.Decoder(vk.networks.mlp(2, [32], 64), vk.likelihoods.Bernoulli((1, 8, 8)))
+        >>> model = VAE(encoder, decoder)
+        >>> x = torch.zeros(16, 1, 8, 8)
+        >>> mu, logvar = model.encode(x)
+        >>> z = model.encode_to_latent(x)
+        >>> model.decode(z).shape
+        torch.Size([16, 1, 8, 8])
+        >>> out = model(x)
+        >>> loss = vk.reconstruction(out.likelihood, x) + vk.kl_divergence(out.posterior, out.prior)
+        >>> loss.shape
+        torch.Size([16])
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, prior: Callable[[], Distribution] | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = StandardNormal(encoder.latent.dim) if prior is None else prior
+        dim = encoder.latent.dim
+        for argument, got in (
+            ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
+            ("prior", getattr(self.prior, "dim", None)),
+        ):
+            if got not in (None, dim):
+                what = f"{dim} latent dimensions, as the encoder has"
+                raise ValueError(_checks.expected(argument, what, got))
+
+    def encode(self, x: Any) -> DiagonalGaussian:
+        """Infer the posterior; it unpacks into its parameters, ``mu, logvar = model.encode(x)``.
+
+        Shape:
+            ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(dim,)``.
+        """
+        if datasets.is_batch(x):
+            posterior: DiagonalGaussian = self.encoder(datasets.unpack(x).x)
+            return posterior
+        mu, logvar = self._over(x, lambda batch: tuple(self.encode(batch)))
+        return DiagonalGaussian(mu, logvar)
+
+    def reparameterize(
+        self,
+        mu: Float[Tensor, "*batch dim"],
+        logvar: Float[Tensor, "*batch dim"],
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "*batch dim"]:
+        """Draw z from the Gaussian of these parameters, with a gradient to them.
+
+        See `GaussianLatent.reparameterize`.
+        """
+        return GaussianLatent.reparameterize(mu, logvar, generator)
+
+    def encode_to_latent(self, x: Any, samples: int | None = None) -> Float[Tensor, "..."]:
+        """Draw z from the posterior, with a gradient to the encoder.
+
+        Args:
+            x: The data.
+            samples: How many draws for each element; one, without a dimension for it, if None.
+
+        Shape:
+            ``x: (B, *event)``, returns ``(B, dim)``, or ``(samples, B, dim)``.
+        """
+        shape = () if samples is None else (_checks.positive_int("samples", samples),)
+        return self.encode(x).rsample(shape)
+
+    def decode(self, z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "..."]:
+        """Return the mean of the likelihood: the picture to look at, in the data's range.
+
+        Shape:
+            ``z: (*batch, dim)``, returns ``(*batch, *event)``.
+
+        Raises:
+            ValueError: If the last dimension of ``z`` is not the latent's.
+        """
+        mean: Tensor = self._decode(z).mean
+        return mean
+
+    def forward(self, x: Any, samples: int | None = None) -> VAEOutput:
+        """Infer, draw and decode.
+
+        Args:
+            x: The data.
+            samples: How many draws for each element; one, without a dimension for it, if None.
+
+        Shape:
+            ``x: (B, *event)``; the record holds z of ``(B, dim)`` or ``(samples, B, dim)``.
+        """
+        if not datasets.is_batch(x):
+            what = "a tensor or a batch"
+            hint = "Whole data sets go to encode, encode_to_latent, reconstruct and fit."
+            raise TypeError(_checks.expected("x", what, type(x).__name__, hint))
+        shape = () if samples is None else (_checks.positive_int("samples", samples),)
+        posterior = self.encode(x)
+        z = posterior.rsample(shape)
+        return VAEOutput(posterior, z, self._decode(z), self.prior())
+
+    def reconstruct(self, x: Any) -> Float[Tensor, "..."]:
+        """Decode the posterior's mean: the same picture at every call.
+
+        Shape:
+            ``x: (B, *event)``, returns the shape of the decoder's data, ``(B, *event)``.
+        """
+        if datasets.is_batch(x):
+            return self.decode(self.encode(x).mean)
+        (x_hat,) = self._over(x, lambda batch: (self.reconstruct(batch),))
+        return x_hat
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Float[Tensor, "n *event"]:
+        """Generate: draw z from the prior and return the mean of what it decodes to.
+
+        Args:
+            n: How many.
+            temperature: What the prior's standard deviation is multiplied by, above 0.
+            generator: Where the randomness comes from; torch's global one if None. The same
+                generator state gives the same pictures.
+
+        Shape:
+            Returns ``(n, *event)``.
+
+        Raises:
+            ValueError: If ``n`` or ``temperature`` is not above 0.
+            TypeError: If the prior cannot be tempered, or cannot draw from a generator.
+        """
+        prior = self.prior()
+        if _checks.number("temperature", temperature, above=0) != 1:
+            prior = _gaussian("temperature", prior).tempered(temperature)
+        shape = (_checks.positive_int("n", n),)
+        if generator is None:
+            return self.decode(prior.sample(shape))
+        return self.decode(_gaussian("generator", prior).sample(shape, generator))
+
+    def _decode(self, z: Tensor) -> Distribution:
+        _checks.trailing_shape("z", z, (self.encoder.latent.dim,))
+        distribution: Distribution = self.decoder(z)
+        return distribution
+
+    @torch.no_grad()
+    def _over(self, data: Any, function: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+        """Apply a function to the batches of a data set, and put the results together."""
+        at = next(self.parameters(), torch.empty(0)).device
+        parts = [function(batch.x.to(at)) for batch in datasets.batches(data)]
+        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+
+def _gaussian(argument: str, prior: Distribution) -> DiagonalGaussian:
+    if not isinstance(prior, DiagonalGaussian):
+        what = f"nothing, since {prior!r} cannot follow it"
+        raise TypeError(_checks.expected(argument, what, f"a {argument}"))
+    return prior
+
+
+def _size(net: object, name: str) -> int | None:
+    shape = getattr(net, name, None)
+    return shape.numel() if isinstance(shape, torch.Size) else None
+
+
+def _check_outputs(net: nn.Module, reader: nn.Module, num_params: int) -> None:
+    got = _size(net, "out_shape")
+    if got not in (None, num_params):
+        what = f"{num_params} outputs for each element, as {reader} takes"
+        raise ValueError(_checks.expected("net", what, got))
+
+
+def _check_no_nan_made(given: str, value: Tensor, maker: str, made: Tensor) -> None:
+    """Say whether NaN was given or made; looks at what was given only if NaN came out."""
+    if _checks.eager():
+        try:
+            _checks.no_nan(f"{maker}'s output", made)
+        except ValueError:
+            _checks.no_nan(given, value)
+            raise
