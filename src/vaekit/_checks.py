@@ -53,12 +53,23 @@ def eager() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level())
 
 
-def no_nan(argument: str, value: Tensor) -> None:
+def no_nan(argument: str, value: Tensor, known: bool | None = None) -> None:
     """Name the argument that holds NaN. Looks at the values, so callers ask `eager` first."""
-    if math.isnan(value.detach().sum()) and value.isnan().any():  # the sum alone is the quick look
+    suspect = math.isnan(value.detach().sum()) if known is None else known  # the quick look
+    if suspect and value.isnan().any():
         count = int(value.isnan().sum())
         got = f"{count} NaN among {value.numel()} (shape {tuple(value.shape)})"
         raise ValueError(expected(argument, "no NaN", got))
+
+
+def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
+    """Return the shape that two broadcast to, or None if they do not."""
+    if one == other:  # nearly always, and much quicker
+        return one
+    try:
+        return torch.broadcast_shapes(one, other)
+    except RuntimeError:
+        return None
 
 
 def trailing_shape(argument: str, value: Tensor, shape: Sequence[int]) -> None:

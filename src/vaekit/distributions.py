@@ -32,9 +32,11 @@ _LOGVAR_BOUND = 40.0
 _Independent: TypeAlias = "Independent[Distribution]"
 
 
-def _tame(logvar: Tensor) -> Tensor:
+def _tame(logvar: Tensor, look: bool) -> Tensor:
     # The identity up to +-40 (a sigma from 2e-9 to 5e8); beyond, it grows with the logarithm of the
     # excess, so that exp() of it grows in a straight line: no overflow, and never a zero gradient.
+    if look and torch.linalg.vector_norm(logvar.detach(), math.inf) <= _LOGVAR_BOUND:
+        return logvar
     excess = F.softshrink(logvar, _LOGVAR_BOUND)
     return logvar + (excess.asinh() - excess)
 
@@ -81,24 +83,22 @@ class DiagonalGaussian(Distribution):
         event_ndims: int = 1,
         validate_args: bool | None = None,
     ) -> None:
-        try:
-            fits = torch.broadcast_shapes(mu.shape, logvar.shape) == mu.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
+        if _checks.broadcast(logvar.shape, mu.shape) != mu.shape:
             what = f"a shape that broadcasts to mu's, {tuple(mu.shape)}"
             raise ValueError(_checks.expected("logvar", what, tuple(logvar.shape)))
         if mu.ndim < event_ndims:
             what = f"at least {event_ndims} dimensions"
             raise ValueError(_checks.expected("mu", what, f"shape {tuple(mu.shape)}"))
         self.mu, self.logvar = mu, logvar
-        self._log_variance = _tame(logvar)
         batch_ndims = mu.ndim - event_ndims
         shapes = mu.shape[:batch_ndims], mu.shape[batch_ndims:]
         super().__init__(*shapes, validate_args=validate_args)
-        if self._validate_args and _checks.eager():
+        look = self._validate_args and _checks.eager()
+        self._log_variance = _tame(logvar, look)
+        if look:
             _checks.no_nan("mu", mu)
-            _checks.no_nan("logvar", logvar)
+            if self._log_variance is not logvar:  # what _tame lets through untouched has no NaN
+                _checks.no_nan("logvar", logvar)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.mu, self.logvar))
@@ -183,6 +183,8 @@ class DiagonalGaussian(Distribution):
         """
         if self._validate_args:
             _check_value(self, value)
+            if _checks.eager():
+                _checks.no_nan("x", value)
         squared = (value - self.mu).square() * (-self._log_variance).exp()
         return -0.5 * (squared + (self._log_variance + _LOG_2PI))
 
@@ -207,7 +209,7 @@ class StandardGaussian(DiagonalGaussian):
     """The Gaussian of zero means and unit variances, against which divergences are simplest.
 
     Args:
-        like: A tensor of the shape, dtype and device of the means.
+        zeros: The means: zeros of the wanted shape, dtype and device.
         event_ndims: How many of the last dimensions make one event.
 
     Example:
@@ -215,9 +217,11 @@ class StandardGaussian(DiagonalGaussian):
         StandardGaussian(batch_shape=(), event_shape=(3,))
     """
 
-    def __init__(self, like: Float[Tensor, "*shape"], event_ndims: int = 1) -> None:
-        zeros = torch.zeros_like(like)
-        super().__init__(zeros, zeros, event_ndims, validate_args=False)
+    def __init__(self, zeros: Float[Tensor, "*shape"], event_ndims: int = 1) -> None:
+        self.mu = self.logvar = self._log_variance = zeros
+        batch_ndims = zeros.ndim - event_ndims
+        shapes = zeros.shape[:batch_ndims], zeros.shape[batch_ndims:]
+        Distribution.__init__(self, *shapes, validate_args=False)
 
 
 class IndependentBernoulli(Distribution):
@@ -240,7 +244,7 @@ class IndependentBernoulli(Distribution):
         ``logits: (*batch, *event)``.
 
     Raises:
-        ValueError: If ``logits`` holds NaN.
+        ValueError: From ``log_prob``, if ``logits`` holds NaN.
 
     Example:
         >>> p = IndependentBernoulli(torch.zeros(8, 1, 4, 4), event_ndims=3)
@@ -263,8 +267,6 @@ class IndependentBernoulli(Distribution):
         batch_ndims = logits.ndim - event_ndims
         shapes = logits.shape[:batch_ndims], logits.shape[batch_ndims:]
         super().__init__(*shapes, validate_args=validate_args)
-        if self._validate_args and _checks.eager():
-            _checks.no_nan("logits", logits)
 
     def __repr__(self) -> str:
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
@@ -319,7 +321,10 @@ class IndependentBernoulli(Distribution):
             cross_entropy = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
         else:
             cross_entropy = F.softplus(self.logits) - value * self.logits
-        return -_sum_event(self, cross_entropy)
+        result = _sum_event(self, cross_entropy)
+        if self._validate_args and _checks.eager() and math.isnan(result.detach().sum()):
+            _checks.no_nan("logits", self.logits)  # the sums are fewer to look through
+        return -result
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Entropy in nats, of shape ``(*batch,)``."""
@@ -328,7 +333,8 @@ class IndependentBernoulli(Distribution):
     def _check_support(self, value: Tensor) -> None:
         if value.dtype == torch.bool or not value.numel():
             return
-        low, high = (float(end) for end in value.aminmax())
+        low, high = (float(end) for end in value.detach().aminmax())
+        _checks.no_nan("x", value, known=math.isnan(low))
         inside = low >= 0 and high <= 1
         if inside and (self.grey_levels or torch.equal(value * value, value)):
             return
@@ -373,13 +379,9 @@ def _check_value(distribution: Distribution, value: Tensor) -> None:
     _checks.trailing_shape("x", value, distribution.event_shape)
     front = value.shape[: value.ndim - len(distribution.event_shape)]
     batch = distribution.batch_shape
-    try:
-        torch.broadcast_shapes(front, batch)
-    except RuntimeError:
+    if _checks.broadcast(front, batch) is None:
         what = f"a batch that fits the distribution's, {tuple(batch)}"
-        raise ValueError(_checks.expected("x", what, f"batch {tuple(front)}")) from None
-    if _checks.eager() and value.is_floating_point():
-        _checks.no_nan("x", value)
+        raise ValueError(_checks.expected("x", what, f"batch {tuple(front)}"))
 
 
 # --- Closed-form divergences, in nats and summed over the event --------------------------------

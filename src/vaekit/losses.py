@@ -289,12 +289,15 @@ def _posterior_and_prior(
     posterior: Distribution | Tensor, prior: Distribution | Tensor | None
 ) -> tuple[Distribution, Distribution]:
     if isinstance(posterior, Tensor) and isinstance(prior, Tensor):
-        return DiagonalGaussian(posterior, prior), StandardGaussian(posterior[..., :1])
+        return DiagonalGaussian(posterior, prior), StandardGaussian(
+            posterior.new_zeros(posterior.shape[-1:])
+        )
     if isinstance(posterior, Tensor):
         what = "logvar, a tensor like mu"
         raise TypeError(_checks.expected("prior", what, type(prior).__name__))
     if prior is None:
-        return posterior, StandardGaussian(posterior.mean)
+        mean = posterior.mean
+        return posterior, StandardGaussian(mean.new_zeros(posterior.event_shape))
     if isinstance(prior, Tensor):
         raise TypeError(_checks.expected("prior", "a distribution, as posterior is", "a tensor"))
     return posterior, prior

@@ -51,10 +51,12 @@ class Network(nn.Module):
         if not x.is_floating_point():
             what = "floating-point values"
             raise TypeError(_checks.expected("x", what, x.dtype, "Call x.float() and scale it."))
-        ndims = self._event_ndims(x)
-        batch = x.shape[: x.ndim - ndims]
-        out: Tensor = self.layers(x.reshape(batch.numel(), *self.in_shape))
-        return out.reshape(*batch, *self.out_shape)
+        batch = x.shape[: x.ndim - self._event_ndims(x)]
+        if x.shape[1:] != self.in_shape:
+            x = x.reshape(batch.numel(), *self.in_shape)
+        out: Tensor = self.layers(x)
+        shape = (*batch, *self.out_shape)
+        return out if out.shape == shape else out.reshape(shape)
 
     def _event_ndims(self, x: Tensor) -> int:
         ndims = len(self.in_shape)

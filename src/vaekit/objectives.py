@@ -97,9 +97,12 @@ class Objective(nn.Module):
 
     def total(self, values: Mapping[str, Tensor], step: int = 0) -> Float[Tensor, ""]:
         """Weigh the named terms and add them up."""
-        return torch.stack(
-            [weight * values[name] for name, weight in self.weights(step).items()]
-        ).sum()
+        weighed = [
+            values[name] if weight == 1 else weight * values[name]
+            for name, weight in self.weights(step).items()
+        ]
+        total: Tensor = sum(weighed[1:], weighed[0])
+        return total
 
     def forward(self, out: VAEOutput, x: Num[Tensor, "..."], step: int = 0) -> Loss:
         """Return the total and every named term.
@@ -369,8 +372,9 @@ def _check_weight(weight: object) -> None:
 
 
 def _at(weight: Weight, step: int, term: Term) -> float:
-    value = weight(step) if callable(weight) else weight
-    return _checks.number(f"weight of {term!r} at step {step}", value, low=0)
+    if not callable(weight):  # looked at when the term was weighed
+        return weight
+    return _checks.number(f"weight of {term!r} at step {step}", weight(step), low=0)
 
 
 def _product(factor: Weight, weight: Weight) -> Weight:

@@ -21,17 +21,17 @@ class StandardNormal(nn.Module):
         torch.Size([8, 20])
     """
 
-    _like: Tensor
+    _zeros: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = _checks.positive_int("dim", dim)
         # It holds nothing but the dtype and the device, which follow those of the model.
-        self.register_buffer("_like", torch.zeros(self.dim), persistent=False)
+        self.register_buffer("_zeros", torch.zeros(self.dim), persistent=False)
 
     def forward(self) -> StandardGaussian:
         """Return the distribution, over ``(dim,)``."""
-        return StandardGaussian(self._like)
+        return StandardGaussian(self._zeros)
 
     def extra_repr(self) -> str:
         """Show the number of dimensions."""

@@ -246,7 +246,9 @@ def fit(
     loader = datasets.loader(data, batch_size, shuffle=True)
     _fill_in_dataset_size(objective, datasets.size(data))
 
-    # Batches and model meet on the model's device, so placing them is not left to accelerate.
+    # Batches and model meet on the model's device, so placing them is not left to accelerate; and
+    # the optimiser stays unwrapped, since in one process of full precision the wrapper does nothing
+    # but look for packages at every step.
     accelerator = Accelerator(device_placement=False)
     device = _device(model)
     objective.to(device)
@@ -254,7 +256,6 @@ def fit(
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    prepared = accelerator.prepare_optimizer(optimizer)
     by_step = None if plateau or scheduler is None else accelerator.prepare_scheduler(scheduler)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader, device_placement=False)
@@ -315,11 +316,11 @@ def fit(
                         _explain(model, x, target)
                         name, value = _not_finite(["loss", *values], numbers)
                         raise NonFiniteLossError(step, name, batch_index, value, history)
-                    prepared.zero_grad(set_to_none=True)
+                    optimizer.zero_grad(set_to_none=True)
                     accelerator.backward(total)
                     if clip_grad_norm is not None:
                         accelerator.clip_grad_norm_(parameters, clip_grad_norm)
-                    prepared.step()
+                    optimizer.step()
                     if by_step is not None:
                         by_step.step()
                     sums.add(["loss", *values], numbers, len(x))

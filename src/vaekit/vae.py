@@ -1,6 +1,7 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,8 @@ class Encoder(nn.Module):
         if params.ndim < 2 or params.shape[-1] != self.latent.num_params:
             what = f"(batch, {self.latent.num_params}) outputs, as {self.latent} takes"
             raise ValueError(_checks.expected("net", what, tuple(params.shape)))
-        _check_no_nan_made("x", x, "net", params)
-        posterior: DiagonalGaussian = self.latent(params)
+        with _blaming("x", x):
+            posterior: DiagonalGaussian = self.latent(params)
         return posterior
 
 
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
     Raises:
         ValueError: If the network returns another number of values than the likelihood takes: at
             once where it is one of `vaekit.networks`, else at the first call. Also if ``z`` holds
-            NaN, or the network returns NaN for a ``z`` that holds none.
+            NaN.
 
     Example:
         >>> likelihood = vk.likelihoods.Bernoulli((1, 28, 28))
@@ -95,9 +96,11 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*batch dim"]) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
-        params = self.net(z.reshape(-1, z.shape[-1]))
-        _check_no_nan_made("z", z, "net", params)
-        params = params.reshape(*z.shape[:-1], *params.shape[1:])
+        if _checks.eager():
+            _checks.no_nan("z", z)
+        flat = z.ndim == 2
+        params = self.net(z if flat else z.reshape(-1, z.shape[-1]))
+        params = params if flat else params.reshape(*z.shape[:-1], *params.shape[1:])
         distribution: Distribution = self.likelihood(params)
         return distribution
 
@@ -312,11 +315,11 @@ def _check_outputs(net: nn.Module, reader: nn.Module, num_params: int) -> None:
         raise ValueError(_checks.expected("net", what, got))
 
 
-def _check_no_nan_made(given: str, value: Tensor, maker: str, made: Tensor) -> None:
-    """Say whether NaN was given or made; looks at what was given only if NaN came out."""
-    if _checks.eager():
-        try:
-            _checks.no_nan(f"{maker}'s output", made)
-        except ValueError:
-            _checks.no_nan(given, value)
-            raise
+@contextmanager
+def _blaming(argument: str, value: Tensor) -> Iterator[None]:
+    """If what a network returned is refused, say so of its input where that held the NaN."""
+    try:
+        yield
+    except ValueError:
+        _checks.no_nan(argument, value)
+        raise

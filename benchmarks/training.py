@@ -1,0 +1,235 @@
+"""Time one epoch of training, side by side in one run.
+
+The model is a VAE of 784-400-20-400-784, the data 60,000 MNIST images held as bytes (or random bytes
+of the same shape where ``VAEKIT_DATA`` names no MNIST: the arithmetic is the same), batches of 128,
+Adam. Rounds go through all the ways in turn, so that a slow minute of the machine falls on all alike;
+what is printed is each way's median, and the median over the rounds of its ratio to another way of
+the same round.
+
+    python benchmarks/training.py [--device cuda] [--rounds 7] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vaekit as vk
+
+BATCH, HIDDEN, LATENT, PIXELS = 128, 400, 20, 784
+
+
+def images() -> tuple[Tensor, str]:
+    """Return 60,000 images as bytes, and what they are."""
+    try:
+        train = vk.datasets.mnist(os.environ["VAEKIT_DATA"], download=False)[0]
+    except (KeyError, FileNotFoundError, ImportError):
+        return torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8), "random bytes"
+    from torchvision.datasets import MNIST
+
+    held = MNIST(os.environ["VAEKIT_DATA"], train=True)
+    return held.data[:, None], f"MNIST ({len(train)} images)"
+
+
+def make_model(device: str) -> vk.VAE:
+    """Make the model, the same at every call."""
+    torch.manual_seed(0)
+    latent = vk.GaussianLatent(LATENT)
+    encoder = vk.Encoder(vk.networks.mlp(PIXELS, [HIDDEN], latent.num_params), latent)
+    likelihood = vk.likelihoods.Bernoulli((1, 28, 28), grey_levels=True)
+    decoder = vk.Decoder(vk.networks.mlp(LATENT, [HIDDEN], PIXELS), likelihood)
+    return vk.VAE(encoder, decoder).to(device)
+
+
+class HandWritten(nn.Module):
+    """The same model as anybody would write it in a script."""
+
+    def __init__(self) -> None:
+        """Make the four layers."""
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS)
+        )
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the mean negative ELBO."""
+        mu, logvar = self.encoder(x).chunk(2, dim=-1)
+        z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+        cross_entropy = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
+        kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()
+        return (cross_entropy + kl) / len(x)
+
+
+def hand_written(data: Tensor, device: str) -> Callable[[], None]:
+    """Return an epoch of a loop over the tensor in memory, with fused Adam."""
+    model = HandWritten().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    flat = data.flatten(1).to(device)
+
+    def epoch() -> None:
+        total = 0.0
+        for rows in torch.randperm(len(flat), device=device).split(BATCH):
+            x = flat[rows].float().div_(255)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model.loss(x)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(x)
+
+    return epoch
+
+
+def torchvision_loop(device: str) -> Callable[[], None] | None:
+    """Return an epoch of the usual loop over torchvision's data set and a plain DataLoader."""
+    try:
+        from torchvision.datasets import MNIST
+        from torchvision.transforms import ToTensor
+
+        held = MNIST(os.environ["VAEKIT_DATA"], train=True, transform=ToTensor())
+    except (KeyError, RuntimeError, ImportError):
+        return None
+    loader = torch.utils.data.DataLoader(held, BATCH, shuffle=True)
+    model = HandWritten().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def epoch() -> None:
+        total = 0.0
+        for x, _ in loader:
+            x = x.flatten(1).to(device)
+            optimizer.zero_grad()
+            loss = model.loss(x)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(x)
+
+    return epoch
+
+
+def matrix_products(count: int, device: str) -> Callable[[], None]:
+    """Return the matrix products of an epoch alone, forward and backward, on batches made before."""
+    sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
+    weights = [torch.randn(n_in, n_out, device=device) * 0.01 for n_in, n_out in sizes]
+    inputs = [torch.randn(BATCH, n_in, device=device) for n_in, _ in sizes]
+    gradients = [torch.randn(BATCH, n_out, device=device) for _, n_out in sizes]
+
+    def epoch() -> None:
+        for _ in range(count // BATCH):
+            for index, (w, x, g) in enumerate(zip(weights, inputs, gradients, strict=True)):
+                x @ w
+                x.T @ g
+                if index:  # the data need no gradient
+                    g @ w.T
+
+    return epoch
+
+
+def with_fit(data: Tensor, device: str, compile: bool) -> Callable[[], None]:
+    """Return an epoch of `vaekit.fit`, on one model that goes on training."""
+    model = make_model(device)
+    dataset = vk.datasets.from_tensors(data).to(device)
+    objective = vk.Reconstruction() + vk.KL()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+
+    def epoch() -> None:
+        vk.fit(
+            model,
+            objective,
+            dataset,
+            epochs=1,
+            batch_size=BATCH,
+            optimizer=optimizer,
+            compile=compile,
+            progress=False,
+        )
+
+    return epoch
+
+
+def main() -> None:
+    """Time them and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    args = parser.parse_args()
+
+    data, what = images()
+    ways: dict[str, Callable[[], None] | None] = {
+        "matrix products alone": matrix_products(len(data), args.device),
+        "hand-written loop": hand_written(data, args.device),
+        "fit": with_fit(data, args.device, compile=False),
+        "fit(compile=True)": with_fit(data, args.device, compile=True),
+        "torchvision DataLoader loop": torchvision_loop(args.device),
+    }
+    times: dict[str, list[float]] = {name: [] for name, way in ways.items() if way}
+    for name in times:  # once to warm up, and to compile
+        ways[name]()  # type: ignore[misc]
+    for _ in range(args.rounds):
+        for name in times:
+            _synchronise(args.device)
+            started = time.perf_counter()
+            ways[name]()  # type: ignore[misc]
+            _synchronise(args.device)
+            times[name].append(time.perf_counter() - started)
+
+    def ratio(name: str, base: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+
+    machine = {
+        "device": torch.cuda.get_device_name() if "cuda" in args.device else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "vaekit": vk.__version__,
+        "data": what,
+        "rounds": args.rounds,
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"{'one epoch':30}{'seconds':>10}{'/ products':>12}{'/ hand-written':>16}")
+    rows = {}
+    for name, taken in times.items():
+        rows[name] = {
+            "seconds": statistics.median(taken),
+            "over_products": ratio(name, "matrix products alone"),
+            "over_hand_written": ratio(name, "hand-written loop"),
+        }
+        seconds, products, by_hand = rows[name].values()
+        print(f"{name:30}{seconds:10.3f}{products:12.2f}{by_hand:16.2f}")
+    bars = {"fit over the hand-written loop": (ratio("fit", "hand-written loop"), "at most", 1.10)}
+    bars["fit(compile=True) over fit"] = (ratio("fit(compile=True)", "fit"), "at most", 1.0)
+    if "torchvision DataLoader loop" in times:
+        speed_up = ratio("torchvision DataLoader loop", "fit")
+        bars["torchvision loop over fit"] = (speed_up, "at least", 2.5)
+    for name, (value, sense, bar) in bars.items():
+        met = value <= bar if sense == "at most" else value >= bar
+        print(f"{name}: {value:.3f} ({sense} {bar}: {'met' if met else 'MISSED'})")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+
+
+def _synchronise(device: str) -> None:
+    if "cuda" in device:
+        torch.cuda.synchronize()
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo")
+    found = lines.read_text().splitlines() if lines.exists() else []
+    names = [line.split(":")[1].strip() for line in found if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
