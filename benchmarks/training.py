@@ -1,10 +1,10 @@
 """Time one epoch of training, side by side in one run.
 
-The model is a VAE of 784-400-20-400-784, the data 60,000 MNIST images held as bytes (or random bytes
-of the same shape where ``VAEKIT_DATA`` names no MNIST: the arithmetic is the same), batches of 128,
-Adam. Rounds go through all the ways in turn, so that a slow minute of the machine falls on all alike;
-what is printed is each way's median, and the median over the rounds of its ratio to another way of
-the same round.
+The model is a VAE of 784-400-20-400-784, the data 60,000 MNIST images held as bytes (or random
+bytes of the same shape where ``VAEKIT_DATA`` names no MNIST: the arithmetic is the same), batches
+of 128, Adam. Rounds go through all the ways in turn, so that a slow minute of the machine falls on
+all alike; what is printed is each way's median, and the median over the rounds of its ratio to
+another way of the same round.
 
     python benchmarks/training.py [--device cuda] [--rounds 7] [--json FILE]
 """
@@ -117,7 +117,7 @@ def torchvision_loop(device: str) -> Callable[[], None] | None:
 
 
 def matrix_products(count: int, device: str) -> Callable[[], None]:
-    """Return the matrix products of an epoch alone, forward and backward, on batches made before."""
+    """Return the matrix products of an epoch alone, on batches made before."""
     sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
     weights = [torch.randn(n_in, n_out, device=device) * 0.01 for n_in, n_out in sizes]
     inputs = [torch.randn(BATCH, n_in, device=device) for n_in, _ in sizes]

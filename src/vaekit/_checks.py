@@ -67,7 +67,7 @@ def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
     if one == other:  # nearly always, and much quicker
         return one
     try:
-        return torch.broadcast_shapes(one, other)
+        return torch.Size(torch.broadcast_shapes(one, other))
     except RuntimeError:
         return None
 

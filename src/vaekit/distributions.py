@@ -35,7 +35,7 @@ _Independent: TypeAlias = "Independent[Distribution]"
 def _tame(logvar: Tensor, look: bool) -> Tensor:
     # The identity up to +-40 (a sigma from 2e-9 to 5e8); beyond, it grows with the logarithm of the
     # excess, so that exp() of it grows in a straight line: no overflow, and never a zero gradient.
-    if look and torch.linalg.vector_norm(logvar.detach(), math.inf) <= _LOGVAR_BOUND:
+    if look and logvar.numel() and float(logvar.detach().abs().amax()) <= _LOGVAR_BOUND:
         return logvar
     excess = F.softshrink(logvar, _LOGVAR_BOUND)
     return logvar + (excess.asinh() - excess)
@@ -160,12 +160,12 @@ class DiagonalGaussian(Distribution):
         Shape:
             Returns ``(*sample_shape, *batch, *event)``.
         """
-        shape = torch.Size(sample_shape) + self.mu.shape
-        like: dict[str, Any] = {"dtype": self.mu.dtype, "device": self.mu.device}
-        if generator is not None:  # torch.compile traces no generator, not even None
-            like["generator"] = generator
-        noise = torch.randn(shape, **like)
-        return torch.addcmul(self.mu, (0.5 * self._log_variance).exp(), noise)
+        mu = self.mu.expand(torch.Size(sample_shape) + self.mu.shape) if sample_shape else self.mu
+        if generator is None:  # torch.compile traces no generator, not even None
+            noise = torch.randn_like(mu)
+        else:
+            noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype, device=mu.device)
+        return torch.addcmul(mu, (0.5 * self._log_variance).exp(), noise)
 
     @torch.no_grad()
     def sample(

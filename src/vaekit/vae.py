@@ -1,7 +1,6 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +59,11 @@ class Encoder(nn.Module):
         if params.ndim < 2 or params.shape[-1] != self.latent.num_params:
             what = f"(batch, {self.latent.num_params}) outputs, as {self.latent} takes"
             raise ValueError(_checks.expected("net", what, tuple(params.shape)))
-        with _blaming("x", x):
+        try:
             posterior: DiagonalGaussian = self.latent(params)
+        except ValueError:
+            _checks.no_nan("x", x)  # where the data held the NaN, say so of them
+            raise
         return posterior
 
 
@@ -313,13 +315,3 @@ def _check_outputs(net: nn.Module, reader: nn.Module, num_params: int) -> None:
     if got not in (None, num_params):
         what = f"{num_params} outputs for each element, as {reader} takes"
         raise ValueError(_checks.expected("net", what, got))
-
-
-@contextmanager
-def _blaming(argument: str, value: Tensor) -> Iterator[None]:
-    """If what a network returned is refused, say so of its input where that held the NaN."""
-    try:
-        yield
-    except ValueError:
-        _checks.no_nan(argument, value)
-        raise

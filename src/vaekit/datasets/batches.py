@@ -6,10 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from vaekit import _checks
-from vaekit.datasets.arrays import from_tensors
+from vaekit.datasets.arrays import ArrayDataset, from_tensors
 
 __all__ = ["Batch", "batches", "is_batch", "loader", "size", "unpack"]
 
@@ -106,6 +113,8 @@ def loader(
         raise TypeError(_checks.expected(argument, what, f"a {type(data).__name__}", hint))
     if size(data) == 0:
         raise ValueError(_checks.expected(argument, "at least one element", "none"))
+    if isinstance(data, ArrayDataset):
+        return DataLoader(data, batch_sampler=_Rows(data, batch_size, shuffle, generator))
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size)
     if isinstance(data, Dataset):
@@ -114,6 +123,23 @@ def loader(
         what = "a torch Dataset, a DataLoader, an array, or an iterable of batches"
         raise TypeError(_checks.expected(argument, what, type(data).__name__))
     return data
+
+
+class _Rows(BatchSampler):
+    """The rows of each batch as a tensor, never one by one."""
+
+    def __init__(
+        self, data: ArrayDataset, batch_size: int, shuffle: bool, generator: Generator | None
+    ) -> None:
+        sampler = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
+        super().__init__(sampler, batch_size, drop_last=False)
+        self._count, self._shuffle, self._generator = len(data), shuffle, generator
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = torch.arange(self._count)
+        if self._shuffle:
+            rows = torch.randperm(self._count, generator=self._generator)
+        return iter(torch.split(rows, self.batch_size))
 
 
 def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iterator[Batch]:

@@ -1,0 +1,29 @@
+PYTHON ?= python
+
+.PHONY: lint types layers test doctest docs build check
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+layers:
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+test:
+	$(PYTHON) -m pytest
+
+doctest:
+	$(PYTHON) -m pytest --doctest-modules src/vaekit
+
+docs:
+	$(PYTHON) -m sphinx -W -n --keep-going -b html docs docs/_build/html
+
+build:
+	rm -rf dist
+	$(PYTHON) -m build
+	$(PYTHON) -m twine check --strict dist/*
+
+check: lint types layers test doctest docs build
