@@ -10,7 +10,7 @@ types:
 	$(PYTHON) -m mypy
 
 layers:
-	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	lint-imports
 
 test:
 	$(PYTHON) -m pytest

@@ -142,7 +142,7 @@ class Gaussian(Likelihood):
     @property
     def sigma(self) -> float:
         """The standard deviation as it is now."""
-        return math.exp(0.5 * float(self.logvar))
+        return math.exp(0.5 * float(self.logvar.detach()))
 
     def forward(self, params: Float[Tensor, "..."]) -> DiagonalGaussian:
         """Return the distribution whose means are the parameters."""

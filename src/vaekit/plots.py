@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Num
 from torch import Generator, Tensor
@@ -234,7 +235,7 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
     return ax
 
 
-def _first_with_labels(data: Any, n: int) -> tuple[Tensor, np.ndarray[Any, Any] | None]:
+def _first_with_labels(data: Any, n: int) -> tuple[Tensor, npt.NDArray[Any] | None]:
     _checks.positive_int("n", n)
     whole = datasets.is_batch(data) and not isinstance(data, Tensor | np.ndarray)
     xs: list[Tensor] = []

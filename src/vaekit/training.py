@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -82,7 +83,7 @@ class History:
     best: int | None = None
     seed: int | None = None
 
-    def __getitem__(self, term: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def __getitem__(self, term: str) -> npt.NDArray[np.float64]:
         """Return the training values of a term, one for each row, in nats."""
         if term not in self.train:
             raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term)))

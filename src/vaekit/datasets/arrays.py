@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,7 +16,7 @@ from vaekit import _checks
 __all__ = ["ArrayDataset", "Binarize", "from_tensors"]
 
 Binarize = Literal["none", "threshold", "dynamic", "static"]
-Array = Tensor | np.ndarray[Any, Any]
+Array = Tensor | npt.NDArray[Any]
 
 
 class ArrayDataset(Dataset[Any]):
@@ -237,10 +238,11 @@ def from_tensors(
 ) -> ArrayDataset:
     """Make a data set of one's own tensors or arrays; see `ArrayDataset` for every argument.
 
-    Example:
-        >>> import numpy as np
-        >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
-        ArrayDataset(100 x (12,) float64, binarize='none')
+        Example:
+            >>> import numpy as np
+    import numpy.typing as npt
+            >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
+            ArrayDataset(100 x (12,) float64, binarize='none')
     """
     return ArrayDataset(
         x,

@@ -1,0 +1,61 @@
+"""Every shape and type that vaekit's signatures state is checked while the tests run."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import settings
+
+jaxtyping.install_import_hook("vaekit", "typechecking.check")
+
+settings.register_profile("vaekit", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("vaekit")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mnist_root() -> str:
+    root = os.environ.get("VAEKIT_DATA", "")
+    if not root or not os.path.isdir(os.path.join(root, "MNIST")):  # noqa: PTH112, PTH118
+        pytest.skip("VAEKIT_DATA names no folder that holds MNIST")
+    return root
+
+
+@contextmanager
+def annotations_unchecked() -> Iterator[None]:
+    """What a user runs: vaekit without the checker of annotations."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def refuses() -> Callable[..., Exception]:
+    """Check that a call is refused with an error that says what it should.
+
+    The annotations are not checked meanwhile, so the error is the one a user sees.
+    """
+
+    def check(error: type[Exception], call: Callable[[], object], *words: str) -> Exception:
+        with annotations_unchecked(), pytest.raises(error) as caught:
+            call()
+        for word in words:
+            assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+        return caught.value
+
+    return check

@@ -1,0 +1,35 @@
+"""What holds for the package as a whole."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import vaekit as vk
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_current_version_has_its_heading_in_the_changelog() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## \[{re.escape(vk.__version__)}\]", changelog, re.MULTILINE)
+
+
+def test_importing_vaekit_imports_nothing_heavy() -> None:
+    code = (
+        "import torch, sys; before = set(sys.modules); import vaekit; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torchvision", "matplotlib", "sklearn", "accelerate", "tqdm", "PIL", "scipy"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in vk.__all__:
+        assert hasattr(vk, name)
+        assert getattr(vk, name).__doc__, name
+
+
+def test_it_ships_its_types() -> None:
+    assert Path(vk.__file__).with_name("py.typed").exists()
