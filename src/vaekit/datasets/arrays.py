@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +130,7 @@ class ArrayDataset(Dataset[Any]):
         """Return a whole batch, in the form that torch's ``DataLoader`` asks for."""
         return [_Gathered(self._gather(torch.as_tensor(indices)))]
 
-    def subset(self, indices: Any) -> Self:
+    def subset(self, indices: Any) -> "ArrayDataset":
         """Return the elements at ``indices``, over the same memory.
 
         Raises:
@@ -150,7 +150,7 @@ class ArrayDataset(Dataset[Any]):
             part.labels = self.labels[rows.to(self.labels.device)]
         return part
 
-    def split(self, *parts: float, seed: int = 0) -> tuple[Self, ...]:
+    def split(self, *parts: float, seed: int = 0) -> tuple["ArrayDataset", ...]:
         """Split at random into parts that do not overlap.
 
         Args:
@@ -170,7 +170,7 @@ class ArrayDataset(Dataset[Any]):
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return tuple(self.subset(rows) for rows in order.split([int(n) for n in lengths]))
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "ArrayDataset":
         """Return the same data set with its memory on a device.
 
         Raises:
@@ -238,9 +238,8 @@ def from_tensors(
 ) -> ArrayDataset:
     """Make a data set of one's own tensors or arrays; see `ArrayDataset` for every argument.
 
-        Example:
-            >>> import numpy as np
-    import numpy.typing as npt
+    Example:
+        >>> import numpy as np
             >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
             ArrayDataset(100 x (12,) float64, binarize='none')
     """
