@@ -240,8 +240,8 @@ def from_tensors(
 
     Example:
         >>> import numpy as np
-            >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
-            ArrayDataset(100 x (12,) float64, binarize='none')
+        >>> from_tensors(np.random.rand(100, 12))  # a table of twelve columns
+        ArrayDataset(100 x (12,) float64, binarize='none')
     """
     return ArrayDataset(
         x,
