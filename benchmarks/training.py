@@ -39,9 +39,9 @@ def images() -> tuple[Tensor, str]:
     return held.data[:, None], f"MNIST ({len(train)} images)"
 
 
-def make_model(device: str) -> vk.VAE:
-    """Make the model, the same at every call."""
-    torch.manual_seed(0)
+def make_model(device: str, seed: int = 0) -> vk.VAE:
+    """Make the model, the same for the same seed."""
+    torch.manual_seed(seed)
     latent = vk.GaussianLatent(LATENT)
     encoder = vk.Encoder(vk.networks.mlp(PIXELS, [HIDDEN], latent.num_params), latent)
     likelihood = vk.likelihoods.Bernoulli((1, 28, 28), grey_levels=True)
