@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 from torch.distributions import (
     Distribution,
@@ -174,7 +174,7 @@ class DiagonalGaussian(Distribution):
         """Draw as `rsample` does, without a gradient."""
         return self.rsample(sample_shape, generator)
 
-    def log_prob_by_dimension(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob_by_dimension(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density of each dimension by itself, in nats.
 
         Shape:
@@ -188,7 +188,7 @@ class DiagonalGaussian(Distribution):
         squared = (value - self.mu).square() * (-self._log_variance).exp()
         return -0.5 * (squared + (self._log_variance + _LOG_2PI))
 
-    def log_prob(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats.
 
         Shape:
@@ -303,7 +303,7 @@ class IndependentBernoulli(Distribution):
         """Draw zeros and ones, of shape ``(*sample_shape, *batch, *event)``."""
         return self.mean.expand(torch.Size(sample_shape) + self.logits.shape).bernoulli()
 
-    def log_prob(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability in nats; with grey levels, the negative cross-entropy in nats.
 
         Shape:

@@ -9,7 +9,7 @@ import math
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import kl_divergence as _closed_form_kl
@@ -32,7 +32,7 @@ KLMethod = Literal["analytic", "monte_carlo"]
 Estimator = Literal["stratified", "weighted", "exact"]
 
 
-def reconstruction(likelihood: Distribution, x: Num[Tensor, "..."]) -> Float[Tensor, "*batch"]:
+def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[Tensor, "*batch"]:
     r"""Negative log-likelihood of the data.
 
     .. math:: -\log p(x \mid z)
@@ -322,7 +322,7 @@ def _aggregate_log_densities(
             hint = "model.encode(data) infers it."
             raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
         components = log_prob_by_dimension(dataset_posterior, z[:, None])  # (B, N, dim)
-        log_weights = torch.full((), -math.log(components.shape[1])).to(z)
+        log_weights = z.new_full((1, 1), -math.log(components.shape[1]))
     else:
         batch = len(z)
         if dataset_size is None or dataset_size < batch:
@@ -330,7 +330,7 @@ def _aggregate_log_densities(
             raise ValueError(_checks.expected("dataset_size", what, dataset_size))
         components = log_prob_by_dimension(posterior, z[:, None])  # (B, B, dim)
         if estimator == "weighted":
-            log_weights = torch.full((), -math.log(dataset_size * batch)).to(z)
+            log_weights = z.new_full((1, 1), -math.log(dataset_size * batch))
         else:
             log_weights = stratified_log_weights(batch, dataset_size).to(z)
     joint = (log_weights + components.sum(-1)).logsumexp(1)

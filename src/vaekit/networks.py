@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from jaxtyping import Num
+import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from vaekit import _checks
@@ -46,7 +47,7 @@ class Network(nn.Module):
         self.in_shape = _checks.event_shape("in_shape", in_shape)
         self.out_shape = _checks.event_shape("out_shape", out_shape)
 
-    def forward(self, x: Num[Tensor, "..."]) -> Num[Tensor, "..."]:
+    def forward(self, x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Put ``x`` through the layers."""
         if not x.is_floating_point():
             what = "floating-point values"
@@ -54,7 +55,14 @@ class Network(nn.Module):
         batch = x.shape[: x.ndim - self._event_ndims(x)]
         if x.shape[1:] != self.in_shape:
             x = x.reshape(batch.numel(), *self.in_shape)
-        out: Tensor = self.layers(x)
+        try:
+            out: Tensor = self.layers(x)
+        except RuntimeError as error:
+            dtype = next(self.parameters()).dtype
+            if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+                raise
+            what = f"{dtype}, as the weights are"
+            raise TypeError(_checks.expected("x", what, x.dtype)) from error
         shape = (*batch, *self.out_shape)
         return out if out.shape == shape else out.reshape(shape)
 
@@ -104,7 +112,7 @@ def mlp(
         raise ValueError(_checks.expected("dropout", "a number in [0, 1)", dropout))
     in_shape = _checks.event_shape("in_features", in_features)
     out_shape = _checks.event_shape("out_features", out_features)
-    widths = [in_shape.numel(), *(_checks.positive_int("hidden", width) for width in hidden)]
+    widths = [in_shape.numel(), *_widths("hidden", hidden)]
     layers: list[nn.Module] = [nn.Flatten()] if len(in_shape) > 1 else []
     for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out), activation()]
@@ -186,7 +194,8 @@ def conv_transpose(
         >>> net(torch.zeros(8, 20)).shape
         torch.Size([8, 3, 33, 20])
     """
-    shapes = _halvings("out_shape", out_shape, list(channels)[::-1], kernel_size)[::-1]
+    mirrored = _widths("channels", channels)[::-1]
+    shapes = _halvings("out_shape", out_shape, mirrored, kernel_size)[::-1]
     convolution = _TRANSPOSED[len(shapes[0]) - 1]
     padding = (kernel_size - 1) // 2
     stem = mlp(in_features, hidden, shapes[0], activation=activation)
@@ -214,6 +223,7 @@ def _halvings(
         raise ValueError(_checks.expected(argument, what, sizes))
     if _checks.positive_int("kernel_size", kernel_size) < 2:
         raise ValueError(_checks.expected("kernel_size", "at least 2", kernel_size))
+    channels = _widths("channels", channels)
     if not channels:
         raise ValueError(_checks.expected("channels", "at least one number", channels))
     shapes = [sizes]
@@ -225,5 +235,12 @@ def _halvings(
             got = f"{len(channels)} for sides {sizes[1:]}"
             what = "no more layers than the sides can be halved"
             raise ValueError(_checks.expected("channels", what, got, hint))
-        shapes.append((_checks.positive_int("channels", width), *sides))
+        shapes.append((width, *sides))
     return shapes
+
+
+def _widths(argument: str, widths: Sequence[int]) -> list[int]:
+    if not isinstance(widths, Sequence):
+        what = "a sequence of whole numbers, one for each layer"
+        raise TypeError(_checks.expected(argument, what, repr(widths)))
+    return [_checks.positive_int(argument, width) for width in widths]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vaekit import _checks, losses
@@ -87,7 +87,7 @@ class Objective(nn.Module):
                 found[name] = outer * inner
         return found
 
-    def values(self, out: VAEOutput, x: Num[Tensor, "..."]) -> dict[str, Tensor]:
+    def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
         """Return each named term without its weight, the mean over the batch, in nats."""
         return {
             name: value.mean() if value.ndim else value
@@ -104,7 +104,7 @@ class Objective(nn.Module):
         total: Tensor = sum(weighed[1:], weighed[0])
         return total
 
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."], step: int = 0) -> Loss:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."], step: int = 0) -> Loss:
         """Return the total and every named term.
 
         Args:
@@ -152,7 +152,7 @@ class Term(nn.Module, ABC):
         self.name = name
 
     @abstractmethod
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."]) -> Tensor:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Tensor:
         """Return ``(B,)`` values in nats, or a scalar where the term is a batch's statistic."""
 
     @property
@@ -160,7 +160,7 @@ class Term(nn.Module, ABC):
         """The names of what the term adds."""
         return (self.name,)
 
-    def values(self, out: VAEOutput, x: Num[Tensor, "..."]) -> dict[str, Tensor]:
+    def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
         """Return every named value of the term, without weights."""
         return {self.name: self(out, x)}
 
@@ -203,7 +203,7 @@ class Reconstruction(Term):
     def __init__(self, name: str = "reconstruction") -> None:
         super().__init__(name)
 
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."]) -> Float[Tensor, " batch"]:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the negative log-likelihood of each element, ``(B,)``."""
         value = losses.reconstruction(out.likelihood, x)
         return value.mean(0) if value.ndim > 1 else value
@@ -227,7 +227,7 @@ class KL(Term):
             _checks.one_of("method", method, ("analytic", "monte_carlo"))
         self.method = method
 
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."]) -> Float[Tensor, " batch"]:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the divergence of each element, ``(B,)``."""
         return losses.kl_divergence(out.posterior, out.prior, z=out.z, method=self.method)
 
@@ -291,7 +291,7 @@ class TotalCorrelation(_Aggregate):
     ) -> None:
         super().__init__(estimator, dataset_size, dataset_posterior, name)
 
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."]) -> Float[Tensor, ""]:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the total correlation, a scalar."""
         return losses.total_correlation(out.posterior, out.z, **self._aggregate())  # type: ignore[arg-type]
 
@@ -345,12 +345,12 @@ class DecomposedKL(_Aggregate):
         """Return the weights of the three parts at a step."""
         return {name: _at(weight, step, self) for name, weight in self._weights.items()}
 
-    def values(self, out: VAEOutput, x: Num[Tensor, "..."]) -> dict[str, Tensor]:
+    def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
         """Return the three parts, scalars in nats, without weights."""
         parts = losses.decompose_kl(out.posterior, out.prior, out.z, **self._aggregate())  # type: ignore[arg-type]
         return parts._asdict()
 
-    def forward(self, out: VAEOutput, x: Num[Tensor, "..."]) -> Float[Tensor, ""]:
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the sum of the three, which is the Monte Carlo estimate of the KL, a scalar."""
         return torch.stack(list(self.values(out, x).values())).sum()
 

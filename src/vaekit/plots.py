@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Num
+from jaxtyping import Shaped
 from torch import Generator, Tensor
 
 from vaekit import _checks, datasets
@@ -26,7 +26,7 @@ Embedding = Literal["pca", "tsne"]
 
 
 def images(
-    pictures: Num[Tensor, "n *event"], *, columns: int | None = None, ax: "Axes | None" = None
+    pictures: Shaped[Tensor, "n *event"], *, columns: int | None = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Draw pictures in a grid, row by row.
 
@@ -183,6 +183,9 @@ def latent_scatter(
     """
     _checks.one_of("method", method, ("pca", "tsne"))
     x, y = _first_with_labels(data, n)
+    if y is not None and y.ndim != 1:
+        what = "one label for each element, to colour by"
+        raise ValueError(_checks.expected("data", what, f"labels of shape {y.shape}"))
     with torch.no_grad():
         mean = model.encode(x.to(next(model.parameters()).device)).mean.float().cpu().numpy()
     if mean.shape[1] > 2:
@@ -225,8 +228,9 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
     Raises:
         KeyError: If there is no such term.
     """
+    training = history[term]
     ax = _axes(ax, (6, 4))
-    ax.plot(history.epoch, history[term], label="training")
+    ax.plot(history.epoch, training, label="training")
     if term in history.validation:
         ax.plot(history.epoch, history.validation[term], label="validation")
     ax.set_xlabel("epoch")
@@ -248,7 +252,8 @@ def _first_with_labels(data: Any, n: int) -> tuple[Tensor, npt.NDArray[Any] | No
     x = torch.cat(xs)[:n]
     if any(y is None for y in ys):
         return x, None
-    return x, torch.cat([torch.as_tensor(y) for y in ys])[:n].cpu().numpy()
+    labels = [np.asarray(y.cpu() if isinstance(y, Tensor) else y) for y in ys]  # or names
+    return x, np.concatenate(labels)[:n]
 
 
 def _first(data: Any, n: int) -> Tensor:

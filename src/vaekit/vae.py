@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         self.net = net
         self.latent = latent
 
-    def forward(self, x: Num[Tensor, "batch *event"]) -> DiagonalGaussian:
+    def forward(self, x: Shaped[Tensor, "batch *event"]) -> DiagonalGaussian:
         """Infer the posterior of each element."""
         params = self.net(x)
         if isinstance(params, tuple | list):

@@ -83,9 +83,13 @@ class ArrayDataset(Dataset[Any]):
                 raise ValueError(_checks.expected(argument, what, len(other)))
         self.binarize = binarize
         self.threshold = _checks.number("threshold", threshold, above=0)
+        if self.threshold > 1:
+            raise ValueError(_checks.expected("threshold", "a number in (0, 1]", threshold))
         default_scale = 255 if self._x.dtype in (torch.uint8, np.uint8) else 1
         self._scale = default_scale if scale is None else _checks.number("scale", scale, above=0)
         self.dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise TypeError(_checks.expected("dtype", "a floating-point dtype of torch's", dtype))
         self.classes = tuple(classes)
         self._rows: Tensor | None = None
         if binarize != "none":
@@ -116,10 +120,11 @@ class ArrayDataset(Dataset[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         """Return an element, or (for a slice, a list or a tensor of indices) a batch."""
-        if not hasattr(index, "__index__") or (isinstance(index, Tensor) and index.ndim):
-            if isinstance(index, slice):
-                index = torch.arange(len(self))[index]
-            return self._gather(torch.as_tensor(index))
+        if isinstance(index, slice):
+            places = range(len(self))[index]
+            return self._gather(places.start + places.step * torch.arange(len(places)))
+        if getattr(index, "ndim", 0) or not hasattr(index, "__index__"):
+            return self._gather(self._positions("index", index))
         position = range(len(self))[index]  # counts from the end, and raises IndexError, as a list
         batch = self._gather(torch.tensor([position]))
         if isinstance(batch, dict):
@@ -131,19 +136,16 @@ class ArrayDataset(Dataset[Any]):
         return [_Gathered(self._gather(torch.as_tensor(indices)))]
 
     def subset(self, indices: Any) -> "ArrayDataset":
-        """Return the elements at ``indices``, over the same memory.
+        """Return the elements at ``indices`` (or where a mask is true), over the same memory.
 
         Raises:
+            TypeError: If they are neither whole numbers nor a mask.
             ValueError: If there is none.
             IndexError: If one of them is not there.
         """
-        rows = torch.as_tensor(indices)
-        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        rows = self._positions("indices", indices)
         if not len(rows):
             raise ValueError(_checks.expected("indices", "at least one", "none"))
-        if int(rows.max()) >= len(self) or int(rows.min()) < 0:
-            what = f"whole numbers from 0 to {len(self) - 1}"
-            raise IndexError(_checks.expected("indices", what, f"{rows.min()} to {rows.max()}"))
         part = copy.copy(self)
         part._rows = self._to_rows(rows)
         if self.labels is not None:
@@ -164,7 +166,8 @@ class ArrayDataset(Dataset[Any]):
         if abs(sum(parts) - 1) < 1e-6:
             lengths = [round(part * len(self)) for part in parts[:-1]]
             lengths.append(len(self) - sum(lengths))
-        if sum(lengths) != len(self) or min(lengths, default=0) < 1:
+        whole = all(length % 1 == 0 for length in lengths)
+        if not whole or sum(lengths) != len(self) or min(lengths, default=0) < 1:
             what = f"fractions that add up to 1, or numbers that add up to {len(self)}"
             raise ValueError(_checks.expected("parts", what, parts))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -184,6 +187,24 @@ class ArrayDataset(Dataset[Any]):
                 raise TypeError(_checks.expected(name.strip("_"), what, "a memory-mapped one"))
             setattr(moved, name, value if value is None else value.to(device))
         return moved
+
+    def _positions(self, argument: str, indices: Any) -> Tensor:
+        """Read indices, which may count from the end, or a mask, as positions from 0 on."""
+        what = "a row of whole numbers, or a mask with one for each element"
+        positions = _as_tensor(argument, indices, what)
+        if positions.dtype == torch.bool and positions.shape == (len(self),):
+            return positions.nonzero()[:, 0]
+        numbers = not (positions.is_floating_point() or positions.dtype == torch.bool)
+        if positions.ndim != 1 or (len(positions) and not numbers):
+            got = f"{positions.dtype} of shape {tuple(positions.shape)}"
+            raise TypeError(_checks.expected(argument, what, got))
+        given = positions.long()
+        positions = torch.where(given < 0, given + len(self), given)
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            what = f"whole numbers from {-len(self)} to {len(self) - 1}"
+            got = f"{given.min()} to {given.max()}"
+            raise IndexError(_checks.expected(argument, what, got))
+        return positions
 
     def _to_rows(self, indices: Tensor) -> Tensor:
         """Translate indices of this data set into rows of its array."""
@@ -210,7 +231,7 @@ class ArrayDataset(Dataset[Any]):
     def _check_unit_interval(self) -> None:
         for rows in torch.arange(len(self._x)).split(4096):
             x = _floats(_take(self._x, rows), self._scale, self.dtype)
-            if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
+            if not x.is_floating_point() or not 0 <= x.min() <= x.max() <= 1:  # nor NaN
                 got = f"x from {x.min():g} to {x.max():g}, {self._x.dtype}"
                 what = f"values in [0, 1] where binarize={self.binarize!r}"
                 raise ValueError(_checks.expected("x", what, got, "Set scale= to what is 1."))
@@ -271,13 +292,13 @@ default_collate_fn_map[_Gathered] = _collate_gathered
 
 
 def _as_array(argument: str, value: Any) -> Array:
-    if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
-        if value.dtype.kind not in "biuf":
-            raise TypeError(_checks.expected(argument, "an array of numbers", value.dtype))
-        value = torch.from_numpy(value if value.flags.writeable else value.copy())
-    if not isinstance(value, Tensor | np.memmap):
+    if not isinstance(value, Tensor | np.ndarray):
         what = "a tensor or a numpy array"
         raise TypeError(_checks.expected(argument, what, type(value).__name__))
+    if value.is_complex() if isinstance(value, Tensor) else value.dtype.kind not in "biuf":
+        raise TypeError(_checks.expected(argument, "an array of real numbers", value.dtype))
+    if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
+        value = _from_numpy(value)
     array: Array = value
     if array.ndim < 2 or not len(array):
         what = "at least one element, and a shape (elements, ...)"
@@ -288,17 +309,29 @@ def _as_array(argument: str, value: Any) -> Array:
 
 
 def _as_labels(labels: Any) -> Tensor:
+    tensor = _as_tensor("labels", labels, "numbers (names go to classes=)")
+    if not tensor.ndim:
+        raise ValueError(_checks.expected("labels", "one for each element", repr(labels)))
+    return tensor
+
+
+def _as_tensor(argument: str, value: Any, what: str) -> Tensor:
     try:
-        return torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels))
-    except TypeError:
-        what = "numbers (names go to classes=)"
-        raise TypeError(_checks.expected("labels", what, type(labels).__name__)) from None
+        return value if isinstance(value, Tensor) else _from_numpy(np.asarray(value))
+    except (TypeError, ValueError):  # names, objects, rows of different lengths
+        raise TypeError(_checks.expected(argument, what, type(value).__name__)) from None
+
+
+def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
+    """Share the memory, unless torch cannot: read-only, backwards, of foreign byte order."""
+    native = array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(array, native, ["C", "W", "E"]))
 
 
 def _take(array: Array, rows: Tensor) -> Tensor:
     if isinstance(array, Tensor):
         return array.index_select(0, rows.to(array.device))
-    return torch.from_numpy(np.asarray(array[rows.numpy()]))
+    return _from_numpy(np.asarray(array[rows.numpy()]))
 
 
 def _floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

@@ -63,6 +63,9 @@ def unpack(batch: Any, *, pairs: bool = False) -> Batch:
     if isinstance(batch, Mapping):
         if "x" not in batch:
             raise ValueError(_checks.expected("batch", "a mapping with 'x'", f"keys {list(batch)}"))
+        if pairs and batch.get("target") is None:
+            got = f"keys {list(batch)}"
+            raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
         x = torch.as_tensor(batch["x"])
         target = x if batch.get("target") is None else torch.as_tensor(batch["target"])
         return Batch(x, target, batch.get("y"))
@@ -159,10 +162,11 @@ def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iter
 
 def size(data: Any) -> int | None:
     """Count the elements, where that can be known without reading them."""
+    whole = isinstance(data, DataLoader | Tensor | np.ndarray | Dataset)
     data = data.dataset if isinstance(data, DataLoader) else data
-    if isinstance(data, Tensor | np.ndarray | Dataset):
+    if whole:
         try:
-            return len(data)  # type: ignore[arg-type]
+            return len(data)
         except TypeError:
             return None
     return 0 if hasattr(data, "__len__") and not len(data) else None

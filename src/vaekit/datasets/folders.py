@@ -47,7 +47,7 @@ def image_folder(
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
-    height, width = _checks.event_shape("size", (size, size) if isinstance(size, int) else size)
+    height, width = _height_and_width(size)
     if channels not in _MODES:
         raise ValueError(_checks.expected("channels", "1 or 3", channels))
     if not path.is_dir():
@@ -60,9 +60,14 @@ def image_folder(
     x = np.empty((len(files), channels, height, width), np.uint8)
     for index, file in enumerate(files):
         try:
-            with Image.open(file) as image:
+            with Image.open(file) as opened:
+                image: Image.Image = opened
+                if image.mode in ("I", "F"):
+                    raise ValueError(f"mode {image.mode!r}, whose range is unknown")
+                if image.mode.startswith("I;16"):  # which PIL would cut off at 255
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise ValueError(
                 _checks.expected("path", "images that can be read", f"{file} ({error})")
             ) from error
@@ -79,3 +84,11 @@ def image_folder(
         seed=seed,
         classes=classes if labels else (),
     )
+
+
+def _height_and_width(size: int | tuple[int, int]) -> torch.Size:
+    sizes = (size, size) if hasattr(size, "__index__") else size
+    if not isinstance(sizes, tuple | list) or len(sizes) != 2:
+        what = "a whole number, or (height, width)"
+        raise ValueError(_checks.expected("size", what, repr(size)))
+    return _checks.event_shape("size", sizes)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -58,8 +58,7 @@ def digits(
         seed=seed,
         classes=[str(digit) for digit in range(10)],
     )
-    rest = len(whole) - _checks.positive_int("test", test)
-    train, held_out = whole.split(rest, test, seed=seed)
+    train, held_out = whole.split(_rest("test", test, whole), test, seed=seed)
     return (*_set_apart(train, validation, seed), held_out)
 
 
@@ -208,6 +207,8 @@ def _from_torchvision(
     seed: int,
     download: bool,
 ) -> tuple[ArrayDataset, ...]:
+    _checks.one_of("binarize", binarize, get_args(Binarize))  # before anything is downloaded
+
     def part(train: bool) -> ArrayDataset:
         held = _open(name, root, download, train=train)
         return ArrayDataset(
@@ -229,8 +230,15 @@ def _channels_first(images: Tensor) -> Tensor:
 def _set_apart(train: ArrayDataset, validation: int, seed: int) -> tuple[ArrayDataset, ...]:
     if validation == 0:
         return (train,)
-    rest = len(train) - _checks.positive_int("validation", validation)
-    return train.split(rest, validation, seed=seed)
+    return train.split(_rest("validation", validation, train), validation, seed=seed)
+
+
+def _rest(argument: str, count: int, whole: ArrayDataset) -> int:
+    rest = len(whole) - _checks.positive_int(argument, count)
+    if rest < 1:
+        what = f"fewer than the {len(whole)} images there are"
+        raise ValueError(_checks.expected(argument, what, count))
+    return rest
 
 
 def _open(name: str, root: str | Path | None, download: bool, **options: Any) -> Any:
@@ -245,7 +253,7 @@ def _open(name: str, root: str | Path | None, download: bool, **options: Any) ->
             if not download:
                 raise
             return make(root, download=True, **options)
-    except (RuntimeError, OSError, ImportError) as error:
+    except (RuntimeError, OSError, ImportError, ValueError, AssertionError) as error:
         hint = "Put the files there, or name another folder in VAEKIT_DATA."
         raise FileNotFoundError(
             _checks.expected("root", f"a folder that holds {name}", f"{root} ({error})", hint)

@@ -1,0 +1,258 @@
+import math
+
+import pytest
+import torch
+import torch.distributions as td
+from gaussians import as_torch, batches, dims, draw, seeds, z_score
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+import vaekit as vk
+from vaekit.distributions import (
+    DiagonalGaussian,
+    IndependentBernoulli,
+    StandardGaussian,
+    log_prob_by_dimension,
+)
+
+f64 = torch.float64
+
+
+class TestDiagonalGaussian:
+    @given(seed=seeds, batch=batches, dim=dims)
+    def test_it_is_torchs_normal(self, seed: int, batch: int, dim: int) -> None:
+        q = draw(seed, batch, dim, spread=3.0)
+        p = as_torch(q)
+        x = torch.randn(batch, dim, dtype=f64)
+        for mine, theirs in (
+            (q.log_prob(x), p.log_prob(x)),
+            (q.entropy(), p.entropy()),
+            (q.mean, p.mean),
+            (q.mode, p.mode),
+            (q.variance, p.variance),
+            (q.stddev, p.stddev),
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("logvar", [-10.0, -5.0, 0.0, 5.0, 10.0])
+    def test_in_the_usual_range_float32_equals_normal_to_rounding(self, logvar: float) -> None:
+        mu, x = torch.randn(2, 64, 3)
+        q = DiagonalGaussian(mu, torch.full_like(mu, logvar))
+        p = td.Independent(td.Normal(mu, math.exp(0.5 * logvar)), 1)
+        torch.testing.assert_close(q.log_prob(x), p.log_prob(x), rtol=2e-6, atol=1e-5)
+        standard = td.Independent(td.Normal(torch.zeros(3), 1.0), 1)
+        kl = td.kl_divergence(p, standard)
+        torch.testing.assert_close(vk.kl_divergence(q), kl, rtol=2e-6, atol=1e-5)
+
+    def test_the_same_noise_gives_the_same_draw_as_normal(self) -> None:
+        q = draw(0, 5, 3)
+        torch.manual_seed(1)
+        mine = q.rsample((7,))
+        torch.manual_seed(1)
+        theirs = q.mu + q.stddev * torch.randn(7, 5, 3, dtype=f64)
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+    def test_a_generator_decides_the_draw(self) -> None:
+        q = draw(0, 5, 3)
+        one, same, other = (
+            q.sample((2,), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        )
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_draws_have_the_moments(self) -> None:
+        q = draw(3, 2, 3)
+        z = q.sample((100_000,))
+        assert z_score(z, q.mean).abs().max() < 5
+        assert z_score((z - q.mean).square(), q.variance).abs().max() < 5
+
+    def test_it_unpacks_into_what_it_was_given(self) -> None:
+        mu, logvar = torch.randn(2, 4, 2) * 100
+        given_back = tuple(DiagonalGaussian(mu, logvar))
+        assert given_back[0] is mu
+        assert given_back[1] is logvar
+
+    @pytest.mark.parametrize("event_ndims", [1, 2, 3])
+    def test_event_dimensions_are_summed(self, event_ndims: int) -> None:
+        mu, logvar, x = torch.randn(3, 2, 3, 4, 5, dtype=f64)
+        q = DiagonalGaussian(mu, logvar, event_ndims)
+        p = td.Independent(td.Normal(mu, (0.5 * logvar).exp()), event_ndims)
+        assert q.batch_shape == p.batch_shape
+        assert q.event_shape == p.event_shape
+        torch.testing.assert_close(q.log_prob(x), p.log_prob(x))
+        standard = StandardGaussian(torch.zeros_like(mu), event_ndims)
+        reference = td.Independent(td.Normal(torch.zeros_like(mu), 1.0), event_ndims)
+        torch.testing.assert_close(td.kl_divergence(q, standard), td.kl_divergence(p, reference))
+
+    def test_one_log_variance_may_serve_all_dimensions(self) -> None:
+        mu, x = torch.randn(2, 4, 3, dtype=f64)
+        one = DiagonalGaussian(mu, torch.tensor(0.7, dtype=f64))
+        each = DiagonalGaussian(mu, torch.full((4, 3), 0.7, dtype=f64))
+        p = StandardGaussian(torch.zeros(3, dtype=f64))
+        torch.testing.assert_close(one.log_prob(x), each.log_prob(x))
+        torch.testing.assert_close(one.entropy(), each.entropy())
+        torch.testing.assert_close(td.kl_divergence(one, p), td.kl_divergence(each, p))
+        torch.testing.assert_close(td.kl_divergence(p, one), td.kl_divergence(p, each))
+
+    def test_expand_and_tempered(self) -> None:
+        q = draw(0, 1, 3)
+        assert q.expand((5,)).batch_shape == (5,)
+        torch.testing.assert_close(q.expand((5,)).log_prob(q.mu), q.log_prob(q.mu).expand(5))
+        torch.testing.assert_close(q.tempered(0.5).stddev, 0.5 * q.stddev)
+
+    @pytest.mark.parametrize("quantity", ["rsample", "log_prob", "kl", "entropy"])
+    def test_gradcheck(self, quantity: str) -> None:
+        mu = torch.randn(3, 2, dtype=f64, requires_grad=True)
+        # Far inside the bound, and so far beyond it that gradients are still numbers of our size.
+        logvar = torch.tensor([[-43.0, 0.1], [0.5, 3.0], [1.0, -2.0]], dtype=f64)
+        logvar = logvar[1:] if quantity == "log_prob" else logvar
+
+        def function(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+            q = DiagonalGaussian(mu[: len(logvar)], logvar)
+            torch.manual_seed(1)
+            if quantity == "rsample":
+                return q.rsample()
+            if quantity == "log_prob":
+                return q.log_prob(torch.ones(2, 2, dtype=f64))
+            return vk.kl_divergence(q) if quantity == "kl" else q.entropy() + 0 * mu.sum()
+
+        assert gradcheck(function, (mu, logvar.requires_grad_()))
+
+    @pytest.mark.parametrize("value", [-1e4, -1e3, -50.0, 50.0, 1e3, 1e4])
+    def test_beyond_the_bound_everything_is_finite_and_gradients_lead_back(
+        self, value: float
+    ) -> None:
+        mu = torch.tensor([[1.5]])
+        logvar = torch.tensor([[value]], requires_grad=True)
+        q = DiagonalGaussian(mu, logvar)
+        kl = vk.kl_divergence(q).sum()
+        (gradient,) = torch.autograd.grad(kl, logvar)
+        assert kl.isfinite()
+        assert gradient.isfinite().all()
+        assert gradient.sign() == math.copysign(1, value)  # descent leads back to 0
+        z = q.rsample()
+        assert z.isfinite().all()
+        assert q.log_prob(z).isfinite().all()
+        assert q.entropy().isfinite().all()
+        # One and the same variance is behind density, draws and divergence.
+        torch.testing.assert_close(q.stddev.square(), q.variance)
+        expected = -0.5 * (((z - mu) ** 2) / q.variance + q.variance.log() + math.log(2 * math.pi))
+        torch.testing.assert_close(q.log_prob(z), expected.sum(-1), rtol=1e-4, atol=1e-4)
+
+    def test_looking_at_values_or_not_gives_the_same(self) -> None:
+        mu, logvar = torch.randn(2, 50, 4)
+        logvar = logvar * 30
+        looked = DiagonalGaussian(mu, logvar, validate_args=True)
+        blind = DiagonalGaussian(mu, logvar, validate_args=False)
+        assert torch.equal(looked.variance, blind.variance)
+
+    def test_bad_parameters(self, refuses) -> None:
+        good, bad = torch.zeros(4, 2), torch.zeros(4, 2)
+        bad[1, 1] = math.nan
+        refuses(ValueError, lambda: DiagonalGaussian(bad, good), "mu", "NaN", "1")
+        refuses(ValueError, lambda: DiagonalGaussian(good, bad), "logvar", "NaN", "1")
+        refuses(ValueError, lambda: DiagonalGaussian(good, torch.zeros(4, 3)), "logvar", "(4, 3)")
+        refuses(ValueError, lambda: DiagonalGaussian(torch.zeros(2), good), "logvar", "(4, 2)")
+        refuses(ValueError, lambda: DiagonalGaussian(good, good, 3), "mu", "3 dimensions")
+        q = DiagonalGaussian(good, good)
+        refuses(ValueError, lambda: q.log_prob(bad), "x", "NaN")
+        refuses(ValueError, lambda: q.log_prob(torch.zeros(4, 3)), "x", "(..., 2)", "(4, 3)")
+        refuses(ValueError, lambda: q.log_prob(torch.zeros(3, 2)), "x", "(4,)", "(3,)")
+        refuses(ValueError, lambda: q.tempered(0), "temperature", "above 0", "0")
+
+
+class TestKullbackLeibler:
+    @given(seed=seeds, batch=batches, dim=dims)
+    def test_between_all_gaussian_classes_it_is_torchs(
+        self, seed: int, batch: int, dim: int
+    ) -> None:
+        q, p = draw(seed, batch, dim), draw(seed + 1, batch, dim)
+        exact = td.kl_divergence(as_torch(q), as_torch(p))
+        multivariate = td.MultivariateNormal(p.mu, torch.diag_embed(p.variance))
+        for pair in ((q, p), (q, as_torch(p)), (as_torch(q), p), (q, multivariate)):
+            torch.testing.assert_close(td.kl_divergence(*pair), exact, rtol=1e-9, atol=1e-9)
+        multivariate = td.MultivariateNormal(q.mu, torch.diag_embed(q.variance))
+        torch.testing.assert_close(td.kl_divergence(multivariate, p), exact, rtol=1e-9, atol=1e-9)
+
+    @given(seed=seeds, batch=batches, dim=dims)
+    def test_of_bernoullis_it_is_torchs(self, seed: int, batch: int, dim: int) -> None:
+        a, b = torch.randn(2, batch, dim, generator=torch.Generator().manual_seed(seed), dtype=f64)
+        mine = td.kl_divergence(IndependentBernoulli(a), IndependentBernoulli(b))
+        theirs = td.kl_divergence(td.Bernoulli(logits=a), td.Bernoulli(logits=b)).sum(-1)
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+    def test_where_there_is_no_closed_form_torch_hears_of_it(self) -> None:
+        laplace = td.Independent(td.Laplace(torch.zeros(2), 1.0), 1)
+        with pytest.raises(NotImplementedError, match="Monte Carlo"):
+            td.kl_divergence(DiagonalGaussian(torch.zeros(2), torch.zeros(2)), laplace)
+
+
+class TestIndependentBernoulli:
+    @given(seed=seeds, batch=batches, dim=dims)
+    def test_it_is_torchs_bernoulli(self, seed: int, batch: int, dim: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        logits = 3 * torch.randn(batch, dim, generator=generator, dtype=f64)
+        q, p = IndependentBernoulli(logits), td.Independent(td.Bernoulli(logits=logits), 1)
+        x = torch.randn(batch, dim, generator=generator).gt(0).double()
+        for mine, theirs in (
+            (q.log_prob(x), p.log_prob(x)),
+            (q.log_prob(x[None].expand(3, -1, -1)), p.log_prob(x).expand(3, -1)),
+            (q.mean, p.mean),
+            (q.variance, p.variance),
+            (q.entropy(), p.entropy()),
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+        assert torch.equal(q.mode, (q.mean > 0.5).double())
+
+    def test_it_sums_to_one(self) -> None:
+        logits = torch.randn(5, 4, dtype=f64)
+        every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=f64)] * 4)[:, None]
+        total = IndependentBernoulli(logits).log_prob(every).logsumexp(0)
+        torch.testing.assert_close(total, torch.zeros(5, dtype=f64), rtol=0, atol=1e-10)
+
+    def test_draws_have_the_mean(self) -> None:
+        q = IndependentBernoulli(torch.randn(3, 4))
+        draws = q.sample((50_000,))
+        assert set(draws.unique().tolist()) == {0.0, 1.0}
+        assert z_score(draws, q.mean).abs().max() < 5
+
+    @pytest.mark.parametrize("value", [-1e4, 1e4])
+    def test_extreme_logits_are_finite(self, value: float) -> None:
+        q = IndependentBernoulli(torch.full((1, 3), value))
+        assert q.log_prob(torch.tensor([[0.0, 1.0, 1.0]])).isfinite().all()
+        assert q.entropy().isfinite().all()
+
+    def test_grey_levels_are_an_explicit_choice(self, refuses) -> None:
+        logits, grey = torch.randn(2, 3), torch.rand(2, 3)
+        binary = IndependentBernoulli(logits)
+        refuses(ValueError, lambda: binary.log_prob(grey), "x", "zeros and ones", "grey_levels")
+        cross_entropy = -(grey * logits.sigmoid().log() + (1 - grey) * (-logits).sigmoid().log())
+        value = IndependentBernoulli(logits, grey_levels=True).log_prob(grey)
+        torch.testing.assert_close(value, -cross_entropy.sum(-1))
+
+    def test_bad_values(self, refuses) -> None:
+        q = IndependentBernoulli(torch.zeros(2, 3), grey_levels=True)
+        refuses(ValueError, lambda: q.log_prob(torch.full((2, 3), 1.5)), "x", "[0, 1]", "1.5")
+        refuses(ValueError, lambda: q.log_prob(torch.full((2, 3), -0.5)), "x", "[0, 1]", "-0.5")
+        refuses(ValueError, lambda: q.log_prob(torch.full((2, 3), math.nan)), "x", "NaN")
+        refuses(ValueError, lambda: q.log_prob(torch.zeros(2, 4)), "x", "(..., 3)", "(2, 4)")
+        held = IndependentBernoulli(torch.full((2, 3), math.nan))
+        refuses(ValueError, lambda: held.log_prob(torch.zeros(2, 3)), "logits", "NaN")
+
+    @given(st.sampled_from([torch.bool, torch.uint8, torch.int64]))
+    def test_whole_numbers_are_values_too(self, dtype: torch.dtype) -> None:
+        q = IndependentBernoulli(torch.zeros(2, 3))
+        x = torch.tensor([[0, 1, 1], [1, 0, 0]])
+        torch.testing.assert_close(q.log_prob(x.to(dtype)), q.log_prob(x.float()))
+
+
+def test_log_prob_by_dimension_adds_up_and_says_when_it_cannot(refuses) -> None:
+    q = draw(0, 5, 3)
+    z = torch.randn(5, 3, dtype=f64)
+    by_dimension = log_prob_by_dimension(q, z)
+    assert by_dimension.shape == (5, 3)
+    torch.testing.assert_close(by_dimension.sum(-1), q.log_prob(z))
+    torch.testing.assert_close(log_prob_by_dimension(as_torch(q), z), by_dimension)
+    full = td.MultivariateNormal(torch.zeros(3), torch.eye(3))
+    refuses(TypeError, lambda: log_prob_by_dimension(full, z), "distribution", "independent")
