@@ -127,28 +127,30 @@ class Gaussian(Likelihood):
         Training with Calibrated Decoders*, 2021, section 3.1.
     """
 
-    logvar: Tensor
-
     def __init__(
         self, shape: int | Sequence[int], sigma: float = 1.0, *, learn_sigma: bool = False
     ) -> None:
         super().__init__(shape)
-        logvar = torch.tensor(2 * math.log(_checks.number("sigma", sigma, above=0)))
-        if learn_sigma:
-            self.logvar = nn.Parameter(logvar)
-        else:
-            self.register_buffer("logvar", logvar)
+        # A fixed sigma stays a Python number, exact in whatever dtype the model is used.
+        self._fixed = _checks.number("sigma", sigma, above=0)
+        start = torch.tensor(2 * math.log(self._fixed))
+        self.logvar = nn.Parameter(start) if learn_sigma else None
 
     @property
     def sigma(self) -> float:
         """The standard deviation as it is now."""
-        return math.exp(0.5 * float(self.logvar.detach()))
+        return self._fixed if self.logvar is None else math.exp(0.5 * float(self.logvar.detach()))
 
     def forward(self, params: Float[Tensor, "..."]) -> DiagonalGaussian:
         """Return the distribution whose means are the parameters."""
-        return DiagonalGaussian(self._shaped(params), self.logvar, len(self.shape))
+        logvar: Tensor
+        if self.logvar is None:
+            logvar = params.new_full((), 2 * math.log(self._fixed))
+        else:
+            logvar = self.logvar
+        return DiagonalGaussian(self._shaped(params), logvar, len(self.shape))
 
     def extra_repr(self) -> str:
         """Show the shape, sigma, and whether it is learned."""
-        learned = ", learn_sigma=True" * isinstance(self.logvar, nn.Parameter)
+        learned = ", learn_sigma=True" * (self.logvar is not None)
         return f"{super().extra_repr()}, sigma={self.sigma:.4g}{learned}"

@@ -131,7 +131,7 @@ class ArrayDataset(Dataset[Any]):
             return {key: value[0] for key, value in batch.items()}
         return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list["_Gathered"]:
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> list["_Gathered"]:
         """Return a whole batch, in the form that torch's ``DataLoader`` asks for."""
         return [_Gathered(self._gather(torch.as_tensor(indices)))]
 

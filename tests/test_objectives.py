@@ -1,0 +1,145 @@
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import elbo, tiny
+
+import vaekit as vk
+from vaekit.schedules import Constant, Cyclical, Linear
+
+x = torch.ones(8, 1, 8, 8)
+
+
+class TestObjective:
+    def test_it_is_the_weighted_sum_of_the_means(self) -> None:
+        out = tiny()(x)
+        total, terms = (2 * vk.Reconstruction() + 3 * vk.KL())(out, x)
+        reconstruction = vk.reconstruction(out.likelihood, x).mean()
+        kl = vk.kl_divergence(out.posterior, out.prior).mean()
+        torch.testing.assert_close(total, 2 * reconstruction + 3 * kl)
+        assert list(terms) == ["reconstruction", "kl"]
+        torch.testing.assert_close(terms["kl"], kl)  # without its weight
+
+    @given(a=st.floats(0, 100), b=st.floats(0, 100), c=st.floats(0, 100))
+    def test_weights_distribute(self, a: float, b: float, c: float) -> None:
+        left = a * (b * vk.Reconstruction() + c * vk.KL())
+        right = (vk.Reconstruction() * b) * a + vk.KL() * c * a
+        for name, weight in left.weights().items():
+            assert math.isclose(weight, right.weights()[name], rel_tol=1e-12)
+
+    def test_schedules_weigh_terms(self) -> None:
+        objective = vk.Reconstruction() + 2 * (Linear(0, 1, steps=10) * vk.KL())
+        assert [objective.weights(step)["kl"] for step in (0, 5, 10, 99)] == [0, 1, 2, 2]
+        assert (vk.Reconstruction() + (lambda step: step**2) * vk.KL()).weights(3)["kl"] == 9
+        assert (Constant(3) * (Constant(2) * vk.KL())).weights(0) == {"kl": 6}
+
+    def test_sum_of_a_list(self) -> None:
+        assert repr(sum([vk.Reconstruction(), vk.KL()])) == "Reconstruction() + KL()"
+        assert repr(sum([elbo(), vk.TotalCorrelation()])).endswith("+ TotalCorrelation()")
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "Reconstruction() + 4 * KL()",
+            "0.5 * Reconstruction() + Linear(start=0, end=4, steps=10) * KL()",
+            "Reconstruction() + KL(method='monte_carlo') + 5 * TotalCorrelation(dataset_size=9)",
+            "Reconstruction() + DecomposedKL(total_correlation=6, estimator='weighted')",
+        ],
+    )
+    def test_repr_is_what_was_written(self, written: str) -> None:
+        names = {**vars(vk), "Linear": Linear}
+        assert repr(eval(written, names)) == written
+
+    def test_deepcopy(self) -> None:
+        objective = vk.Reconstruction() + Linear(0, 1, steps=10) * vk.KL()
+        assert repr(copy.deepcopy(objective)) == repr(objective)
+
+    def test_bad_input(self, refuses) -> None:
+        twice = "terms", "one term of each name", "kl"
+        refuses(ValueError, lambda: vk.KL() + vk.KL(), *twice)
+        named = vk.KL() + vk.KL(name="other")
+        assert list(named.weights()) == ["kl", "other"]
+        both = lambda: vk.TotalCorrelation() + vk.DecomposedKL()  # noqa: E731
+        refuses(ValueError, both, "terms", "total_correlation")
+        refuses(ValueError, lambda: -1 * vk.KL(), "weight of KL()", "at least 0", "-1")
+        refuses(ValueError, lambda: math.nan * vk.KL(), "weight of KL()", "finite", "nan")
+        refuses(TypeError, lambda: "four" * vk.KL(), "weight", "number", "four")
+        refuses(TypeError, lambda: torch.ones(()) * vk.KL(), "weight", "number")
+        refuses(TypeError, lambda: vk.KL() + 3)
+        falling = (lambda step: -float(step)) * vk.KL()
+        refuses(ValueError, lambda: falling.weights(1), "weight of KL() at step 1", "-1")
+        refuses(ValueError, lambda: vk.KL(method="exact"), "method", "'analytic'", "exact")
+        refuses(ValueError, lambda: vk.TotalCorrelation("mss"), "estimator", "mss")
+        refuses(ValueError, lambda: vk.TotalCorrelation("exact"), "dataset_posterior", "None")
+        refuses(ValueError, lambda: vk.TotalCorrelation(dataset_size=0), "dataset_size", "0")
+        refuses(ValueError, lambda: vk.DecomposedKL(-1), "mutual_information", "-1")
+
+
+class TestTerms:
+    def test_several_draws_are_averaged(self) -> None:
+        out = tiny()(x, samples=5)
+        value = vk.Reconstruction()(out, x)
+        torch.testing.assert_close(value, vk.reconstruction(out.likelihood, x).mean(0))
+        estimate = vk.KL(method="monte_carlo")(out, x)
+        by_draw = out.posterior.log_prob(out.z) - out.prior.log_prob(out.z)
+        torch.testing.assert_close(estimate, by_draw.mean(0))
+
+    def test_total_correlation_is_the_function(self) -> None:
+        out = tiny()(x.double().round().float())
+        value = vk.TotalCorrelation(dataset_size=100)(out, x)
+        expected = vk.total_correlation(out.posterior, out.z, dataset_size=100)
+        torch.testing.assert_close(value, expected)
+
+    def test_decomposed_kl_at_one_is_the_monte_carlo_kl(self) -> None:
+        out = tiny()(x)
+        parts = vk.DecomposedKL(dataset_size=100)
+        kl = (0 * vk.Reconstruction() + vk.KL(method="monte_carlo"))(out, x).total
+        torch.testing.assert_close((0 * vk.Reconstruction() + parts)(out, x).total, kl)
+        torch.testing.assert_close(parts(out, x), kl)
+
+    def test_decomposed_kl_weighs_its_parts(self) -> None:
+        out = tiny()(x)
+        term = vk.DecomposedKL(2, Linear(0, 10, steps=10), 0.5, dataset_size=100)
+        total, terms = (3 * term)(out, x, step=4)
+        weights = {"mutual_information": 6, "total_correlation": 12, "dimension_wise_kl": 1.5}
+        assert (3 * term).weights(4) == weights
+        torch.testing.assert_close(total, sum(weights[name] * terms[name] for name in weights))
+
+    def test_several_draws_for_a_batch_statistic_are_refused(self, refuses) -> None:
+        out = tiny()(x, samples=5)
+        call = lambda: vk.TotalCorrelation(dataset_size=100)(out, x)  # noqa: E731
+        refuses(ValueError, call, "z", "one draw for each element", "(5, 8, 2)")
+
+
+class TestSchedules:
+    @given(step=st.integers(0, 10_000))
+    def test_constant(self, step: int) -> None:
+        assert Constant(4)(step) == 4
+
+    @given(start=st.floats(0, 10), end=st.floats(0, 10), steps=st.integers(1, 1000))
+    def test_linear(self, start: float, end: float, steps: int) -> None:
+        schedule = Linear(start, end, steps)
+        assert schedule(0) == start
+        assert math.isclose(schedule(steps), end, abs_tol=1e-12)
+        assert schedule(10 * steps) == schedule(steps)
+        assert math.isclose(schedule(1) - schedule(0), (end - start) / steps, abs_tol=1e-9)
+
+    @given(step=st.integers(0, 10_000), period=st.integers(1, 1000), ramp=st.floats(0.01, 1))
+    def test_cyclical(self, step: int, period: int, ramp: float) -> None:
+        schedule = Cyclical(1, 3, period, ramp)
+        assert schedule(step) == schedule(step + period)
+        assert schedule(period * step) == 1
+        assert 1 <= schedule(step) <= 3
+        if ramp * period <= period - 1:
+            assert math.isclose(schedule(period - 1), 3)
+
+    def test_bad_input(self, refuses) -> None:
+        refuses(ValueError, lambda: Constant(-1), "value", "at least 0", "-1")
+        refuses(ValueError, lambda: Linear(0, math.inf, 5), "end", "finite", "inf")
+        refuses(ValueError, lambda: Linear(0, 1, 0), "steps", "above 0", "0")
+        refuses(ValueError, lambda: Cyclical(0, 1, 2.5), "period", "whole number", "2.5")
+        refuses(ValueError, lambda: Cyclical(0, 1, 10, ramp=0), "ramp", "above 0", "0")
+        refuses(ValueError, lambda: Cyclical(0, 1, 10, ramp=1.5), "ramp", "at most 1", "1.5")

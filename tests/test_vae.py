@@ -1,0 +1,289 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import elbo, tiny
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import vaekit as vk
+from vaekit.distributions import DiagonalGaussian
+
+
+@pytest.fixture
+def x(device: torch.device) -> torch.Tensor:
+    return torch.rand(8, 1, 8, 8, device=device).round()
+
+
+class TestShapes:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("shape", [(7,), (5, 3), (1, 8, 8), (3, 9, 11), (2, 4, 4, 4)])
+    def test_any_event_on_any_device_and_dtype(self, shape, dtype, device) -> None:
+        model = tiny(shape, dim=3).to(device, dtype)
+        x = torch.rand(6, *shape, device=device, dtype=dtype).round()
+        mu, logvar = model.encode(x)
+        out = model(x)
+        for tensor, expected in (
+            (mu, (6, 3)),
+            (logvar, (6, 3)),
+            (model.reparameterize(mu, logvar), (6, 3)),
+            (model.encode_to_latent(x), (6, 3)),
+            (model.encode_to_latent(x, samples=5), (5, 6, 3)),
+            (model.decode(mu), (6, *shape)),
+            (model.decode(mu.expand(2, 5, 6, 3)), (2, 5, 6, *shape)),
+            (out.z, (6, 3)),
+            (out.x_hat, (6, *shape)),
+            (model(x, samples=5).z, (5, 6, 3)),
+            (model(x, samples=5).x_hat, (5, 6, *shape)),
+            (model.reconstruct(x), (6, *shape)),
+            (model.sample(4), (4, *shape)),
+        ):
+            assert tensor.shape == expected
+            assert tensor.dtype == dtype
+            assert tensor.device.type == device.type
+
+    def test_convolutions(self, device) -> None:
+        latent = vk.GaussianLatent(4)
+        model = vk.VAE(
+            vk.Encoder(vk.networks.conv((3, 17, 8), [8, 16], latent.num_params), latent),
+            vk.Decoder(
+                vk.networks.conv_transpose(4, [16, 8], (3, 17, 8)),
+                vk.likelihoods.Gaussian((3, 17, 8)),
+            ),
+        ).to(device)
+        x = torch.randn(6, 3, 17, 8, device=device)
+        assert model(x, samples=2).x_hat.shape == (2, 6, 3, 17, 8)
+
+    def test_any_module_is_a_network(self) -> None:
+        class TwoHeads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.mu, self.logvar = nn.Linear(5, 2), nn.Linear(5, 2)
+
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return self.mu(x), self.logvar(x)
+
+        net = TwoHeads()
+        model = vk.VAE(
+            vk.Encoder(net, vk.GaussianLatent(2)),
+            vk.Decoder(nn.Sequential(nn.Linear(2, 5)), vk.likelihoods.Gaussian(5)),
+        )
+        x = torch.randn(6, 5)
+        mu, logvar = model.encode(x)
+        assert torch.equal(mu, net.mu(x))
+        assert torch.equal(logvar, net.logvar(x))
+        assert model(x).x_hat.shape == (6, 5)
+
+    def test_a_subclassed_encoder(self) -> None:
+        class Counts(vk.Encoder):
+            def forward(self, x: torch.Tensor) -> DiagonalGaussian:
+                return self.latent(self.net(torch.log1p(x.float())))
+
+        latent = vk.GaussianLatent(2)
+        encoder = Counts(vk.networks.mlp(5, [8], latent.num_params), latent)
+        model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(2, [8], 5), vk.likelihoods.Gaussian(5)))
+        x = torch.randint(0, 9, (6, 5))
+        assert model(x).z.shape == (6, 2)
+        vk.fit(model, elbo(), vk.datasets.from_tensors(x), steps=2, progress=False)
+
+
+class TestMeaning:
+    def test_forward_is_encode_draw_decode(self, x, device) -> None:
+        model = tiny().to(device)
+        out = model(x)
+        posterior = model.encode(x)
+        assert torch.equal(out.posterior.mu, posterior.mu)
+        torch.testing.assert_close(out.x_hat, model.decode(out.z))
+        torch.testing.assert_close(model.reconstruct(x), model.decode(posterior.mean))
+        assert torch.equal(model.reconstruct(x), model.reconstruct(x))
+
+    def test_the_mean_of_a_bernoulli_is_the_sigmoid(self, x) -> None:
+        model = tiny()
+        z = torch.randn(4, 2)
+        logits = model.decoder.net(z).reshape(4, 1, 8, 8)
+        torch.testing.assert_close(model.decode(z), logits.sigmoid())
+
+    def test_samples_follow_the_generator_and_the_temperature(self, device) -> None:
+        model = tiny().to(device)
+
+        def sample(seed: int, **options: float) -> torch.Tensor:
+            generator = torch.Generator(device).manual_seed(seed)
+            return model.sample(5, generator=generator, **options)
+
+        assert torch.equal(sample(0), sample(0))
+        assert not torch.equal(sample(0), sample(1))
+        z = torch.randn(5, 2, generator=torch.Generator(device).manual_seed(0), device=device)
+        torch.testing.assert_close(sample(0), model.decode(z))
+        torch.testing.assert_close(sample(0, temperature=0.5), model.decode(0.5 * z))
+        assert not model.sample(1).requires_grad
+
+    def test_gradients_reach_every_parameter(self, x, device) -> None:
+        model = tiny(likelihood=vk.likelihoods.Gaussian((1, 8, 8), learn_sigma=True)).to(device)
+        elbo()(model(x), x).total.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_batches_do_not_mix(self, x) -> None:
+        model = tiny().double()
+        x = x.double()
+        whole = model.encode(x)
+        for row in range(len(x)):
+            alone = model.encode(x[row : row + 1])
+            torch.testing.assert_close(alone.mu, whole.mu[row : row + 1], rtol=1e-12, atol=1e-12)
+
+    def test_another_prior(self, x) -> None:
+        class Shifted(nn.Module):
+            dim = 2
+
+            def forward(self) -> DiagonalGaussian:
+                return DiagonalGaussian(torch.full((2,), 100.0), torch.zeros(2))
+
+        model = tiny()
+        model = vk.VAE(model.encoder, model.decoder, Shifted())
+        assert torch.equal(model(x).prior.mean, torch.full((2,), 100.0))
+        assert not torch.equal(model.sample(3), tiny().sample(3))
+
+    def test_repr_state_dict_and_copies(self, x) -> None:
+        model = tiny()
+        for part in ("GaussianLatent(dim=2)", "Bernoulli(shape=(1, 8, 8))", "StandardNormal(dim=2"):
+            assert part in repr(model)
+        other = tiny()
+        for parameter in other.parameters():
+            nn.init.zeros_(parameter)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other.reconstruct(x), model.reconstruct(x))
+        assert torch.equal(copy.deepcopy(model).reconstruct(x), model.reconstruct(x))
+
+
+class TestData:
+    def test_a_batch_in_every_form(self, x) -> None:
+        model = tiny()
+        y = torch.arange(8)
+        expected = model.encode(x).mu
+        for form in (x, (x, y), [x, y], {"x": x, "y": y}, (x.numpy(), y.numpy())):
+            torch.testing.assert_close(model.encode(form).mu, expected)
+            assert model(form).z.shape == (8, 2)
+
+    def test_a_whole_data_set_in_every_form(self) -> None:
+        model = tiny()
+        data = torch.rand(700, 1, 8, 8).round()
+        expected = model.encode(data)
+        loader = DataLoader(TensorDataset(data, torch.arange(700)), 64)
+        for form in (
+            vk.datasets.from_tensors(data),
+            TensorDataset(data),
+            loader,
+            list(loader),
+            ((part, 0) for part in data.split(100)),
+        ):
+            posterior = model.encode(form)
+            torch.testing.assert_close(posterior.mu, expected.mu)
+            torch.testing.assert_close(posterior.logvar, expected.logvar)
+            assert not posterior.mu.requires_grad
+        torch.testing.assert_close(
+            model.reconstruct(vk.datasets.from_tensors(data)), model.reconstruct(data)
+        )
+        assert model.encode_to_latent(vk.datasets.from_tensors(data), samples=3).shape == (
+            3,
+            700,
+            2,
+        )
+
+
+class TestErrors:
+    def test_sizes_that_do_not_fit_are_found_at_once(self, refuses) -> None:
+        latent, mlp = vk.GaussianLatent(2), vk.networks.mlp
+        refuses(ValueError, lambda: vk.Encoder(mlp(5, [], 3), latent), "net", "4 outputs", "3")
+        bernoulli = vk.likelihoods.Bernoulli(5)
+        refuses(ValueError, lambda: vk.Decoder(mlp(2, [], 4), bernoulli), "net", "5 outputs", "4")
+        encoder = vk.Encoder(mlp(5, [], 4), latent)
+        decoder = vk.Decoder(mlp(3, [], 5), bernoulli)
+        refuses(ValueError, lambda: vk.VAE(encoder, decoder), "decoder", "2 latent", "3")
+        decoder = vk.Decoder(mlp(2, [], 5), bernoulli)
+        prior = vk.priors.StandardNormal(7)
+        refuses(ValueError, lambda: vk.VAE(encoder, decoder, prior), "prior", "2 latent", "7")
+        refuses(ValueError, lambda: vk.GaussianLatent(0), "dim", "above 0", "0")
+        refuses(ValueError, lambda: vk.GaussianLatent(2.5), "dim", "whole number", "2.5")
+
+    def test_of_a_foreign_network_at_the_first_call(self, refuses) -> None:
+        encoder = vk.Encoder(nn.Linear(5, 3), vk.GaussianLatent(2))
+        refuses(ValueError, lambda: encoder(torch.randn(6, 5)), "net", "(batch, 4)", "(6, 3)")
+        decoder = vk.Decoder(nn.Linear(2, 4), vk.likelihoods.Bernoulli((1, 5)))
+        refuses(ValueError, lambda: decoder(torch.randn(6, 2)), "params", "(..., 5)", "(6, 4)")
+
+    def test_shapes(self, refuses) -> None:
+        model = tiny()
+        wrong = torch.zeros(4, 1, 9, 9)
+        refuses(ValueError, lambda: model(wrong), "x", "64 values", "(4, 1, 9, 9)")
+        refuses(ValueError, lambda: model.decode(torch.zeros(4, 3)), "z", "(..., 2)", "(4, 3)")
+        params = torch.zeros(4, 3)
+        refuses(ValueError, lambda: model.encoder.latent(params), "params", "(..., 4)", "(4, 3)")
+        flat = torch.zeros(4, 64)
+        out = model(flat)  # the encoder flattens anyway
+        call = lambda: vk.reconstruction(out.likelihood, flat)  # noqa: E731
+        refuses(ValueError, call, "x", "(..., 1, 8, 8)", "(4, 64)")
+
+    def test_types(self, refuses) -> None:
+        model = tiny()
+        bytes_ = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        refuses(TypeError, lambda: model(bytes_), "x", "floating-point", "uint8")
+        data = vk.datasets.digits()[0]
+        refuses(TypeError, lambda: model(data), "x", "a batch", "ArrayDataset")
+        refuses(TypeError, lambda: model.encode(3), "data", "Dataset", "int")
+        refuses(ValueError, lambda: model.encode({"image": bytes_}), "batch", "'x'", "image")
+
+    def test_counts(self, refuses) -> None:
+        model, x = tiny(), torch.zeros(4, 1, 8, 8)
+        refuses(ValueError, lambda: model.sample(0), "n", "above 0", "0")
+        refuses(ValueError, lambda: model.sample(3, temperature=0), "temperature", "above 0", "0")
+        refuses(ValueError, lambda: model(x, samples=0), "samples", "above 0", "0")
+        refuses(ValueError, lambda: model.encode_to_latent(x, samples=-1), "samples", "-1")
+
+    def test_nan_is_reported_with_the_name_of_what_held_it(self, refuses) -> None:
+        model, x = tiny(), torch.zeros(4, 1, 8, 8)
+        x[1, 0, 2, 3] = math.nan
+        refuses(ValueError, lambda: model(x), "x", "no NaN", "1 NaN among 256")
+        z = torch.tensor([[0.0, math.nan]])
+        refuses(ValueError, lambda: model.decode(z), "z", "no NaN")
+        nn.init.constant_(model.encoder.net.layers[-1].bias, math.nan)
+        refuses(ValueError, lambda: model(torch.zeros(4, 1, 8, 8)), "mu", "no NaN")
+
+    def test_a_prior_that_cannot_be_tempered(self, refuses) -> None:
+        class Laplace(nn.Module):
+            def forward(self) -> torch.distributions.Distribution:
+                base = torch.distributions.Laplace(torch.zeros(2), 1.0)
+                return torch.distributions.Independent(base, 1)
+
+        model = tiny()
+        model = vk.VAE(model.encoder, model.decoder, Laplace())
+        assert model.sample(3).shape == (3, 1, 8, 8)
+        refuses(TypeError, lambda: model.sample(3, temperature=0.5), "temperature")
+        generator = torch.Generator()
+        refuses(TypeError, lambda: model.sample(3, generator=generator), "generator")
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 3])
+@pytest.mark.parametrize("learn", [False, True])
+def test_gaussian_likelihood(sigma: float, learn: bool) -> None:
+    likelihood = vk.likelihoods.Gaussian((2, 3), sigma, learn_sigma=learn).double()
+    mean, x = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    p = likelihood(mean.flatten(1))
+    exact = torch.distributions.Normal(mean, sigma).log_prob(x).sum((-1, -2))
+    # A learned sigma starts from a float32.
+    tolerance = 1e-5 if learn else 1e-10
+    torch.testing.assert_close(p.log_prob(x), exact, rtol=tolerance, atol=tolerance)
+    assert torch.equal(p.mean, mean)
+    assert len(list(likelihood.parameters())) == learn
+    assert math.isclose(likelihood.sigma, sigma, rel_tol=1e-6)
+    assert f"sigma={sigma:g}" in repr(likelihood)
+
+
+def test_likelihoods_bad_input(refuses) -> None:
+    refuses(ValueError, lambda: vk.likelihoods.Gaussian(5, sigma=0), "sigma", "above 0", "0")
+    refuses(ValueError, lambda: vk.likelihoods.Gaussian(5, sigma=math.nan), "sigma", "nan")
+    refuses(ValueError, lambda: vk.likelihoods.Bernoulli(()), "shape", "one dimension")
+    refuses(ValueError, lambda: vk.likelihoods.Bernoulli((1, 0)), "shape", "above 0", "0")
+    assert np.isclose(vk.likelihoods.Bernoulli((1, 4)).num_params, 4)
