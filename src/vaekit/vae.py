@@ -125,7 +125,7 @@ class VAEOutput:
 
     @property
     def x_hat(self) -> Tensor:
-        """The mean of the likelihood: the reconstruction to look at, ``(B, *event)``."""
+        """The reconstruction to look at, ``(B, *event)``, which is the likelihood's mean."""
         return self.likelihood.mean
 
 
