@@ -22,7 +22,7 @@ import vaekit as vk
 
 parser = argparse.ArgumentParser(description="Train a VAE on handwritten digits.")
 parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
-parser.add_argument("--epochs", type=int, help="times through the data (digits 300, MNIST 10)")
+parser.add_argument("--epochs", type=int, help="times through the data (digits 300, MNIST 8)")
 parser.add_argument("--latents", type=int, default=10, help="number of latent dimensions")
 parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
 parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="where pictures go")
@@ -64,7 +64,7 @@ history = vk.fit(
     model,
     vk.Reconstruction() + vk.KL(),
     train,
-    epochs=args.epochs or (10 if args.data == "mnist" else 300),
+    epochs=args.epochs or (8 if args.data == "mnist" else 300),
     validation=test,
     seed=args.seed,
 )

@@ -38,15 +38,15 @@ class NonFiniteLossError(ArithmeticError):
         history: What was measured until then.
     """
 
-    def __init__(
-        self, step: int, term: str, batch_index: int, value: float, history: "History"
-    ) -> None:
+    history: "History"
+
+    def __init__(self, step: int, term: str, batch_index: int, value: float) -> None:
         super().__init__(
-            f"{term}: expected a finite value, got {value} at step {step} (batch {batch_index} of "
-            f"epoch {len(history.epoch)}). The model is as it was before that step; a lower "
-            "learning rate or clip_grad_norm= often helps."
+            f"{term}: expected a finite value, got {value} at step {step} (index {batch_index} of "
+            "its epoch's batches). The model is as it was before that step; a lower learning rate "
+            "or clip_grad_norm= often helps."
         )
-        self.step, self.term, self.batch_index, self.history = step, term, batch_index, history
+        self.step, self.term, self.batch_index = step, term, batch_index
 
 
 @dataclass
@@ -175,7 +175,8 @@ def fit(
     """Train a model on the device that holds it, and leave it there in evaluation mode.
 
     Ctrl-C ends training after the step under way, with the model and the history as they then are;
-    pressed twice, it interrupts at once.
+    pressed twice, it interrupts at once. Whatever error ends training carries what was measured
+    until then as its ``history``.
 
     Args:
         model: What is trained.
@@ -250,7 +251,9 @@ def fit(
     # Batches and model meet on the model's device, so placing them is not left to accelerate; and
     # the optimiser stays unwrapped, since in one process of full precision the wrapper does nothing
     # but look for packages at every step.
-    accelerator = Accelerator(device_placement=False)
+    accelerator = Accelerator(device_placement=False, mixed_precision="no")
+    if accelerator.num_processes > 1:
+        raise NotImplementedError("fit trains in one process; start the script without a launcher.")
     device = _device(model)
     objective.to(device)
     parameters = [*model.parameters(), *objective.parameters()]
@@ -262,61 +265,36 @@ def fit(
         loader = accelerator.prepare_data_loader(loader, device_placement=False)
     forward = _forward(model, objective, compile)
 
-    history = History(seed=seed)
-    best: dict[str, Tensor] | None = None
-    total_steps = steps if steps is not None else _total_steps(loader, epochs)
-    sums, row_started, row_step, step, epoch = _Sums(), time.perf_counter(), 0, 0, 0
+    def measure(step: int) -> dict[str, float] | None:
+        if validation is None:
+            return None
+        return evaluate(model, objective, validation, batch_size=batch_size, pairs=pairs, step=step)
 
-    def close_row(part: float) -> bool:
-        """Add a row to the history; tell whether training is to stop."""
-        nonlocal sums, row_started, row_step, best
-        if step == row_step:
-            return False
-        measured = None
-        if validation is not None:
-            measured = evaluate(
-                model, objective, validation, batch_size=batch_size, pairs=pairs, step=step - 1
-            )
-        history.add(
-            step=step,
-            epoch=epoch - 1 + part,
-            seconds=time.perf_counter() - row_started,
-            train=sums.means(),
-            validation=measured,
-            weights=objective.weights(step - 1),
-            learning_rate=optimizer.param_groups[0]["lr"],
-        )
-        sums, row_started, row_step = _Sums(), time.perf_counter(), step
-        if plateau is not None:
-            plateau.step((measured or {"loss": history["loss"][-1]})["loss"])
-        if patience is not None and history.best == len(history) - 1:
-            best = copy.deepcopy(model.state_dict())
-        state = TrainingState(model, objective, optimizer, history, step, epoch)
-        if True in [callback(state) for callback in callbacks]:
-            history.stopped = "callback"
-        elif patience is not None and len(history) - 1 - (history.best or 0) >= patience:
-            history.stopped = "early"
-        model.train()
-        return history.stopped != "finished"
+    history = History(seed=seed)
+    rows = _Rows(model, objective, optimizer, history, measure, plateau, patience, callbacks)
+    total_steps = steps if steps is not None else _total_steps(loader, epochs)
+    step, epoch, done = 0, 0, False
 
     model.train()
     try:
         with _interruptible() as interrupted, _Bar(total_steps, progress) as bar:
-            done = False
             while not done:
                 epoch += 1
                 batch_index = -1
                 for batch_index, raw in enumerate(loader):
                     batch = datasets.unpack(raw, pairs=pairs)
                     x = batch.x.to(device, non_blocking=True)
-                    target = x if batch.target is batch.x else batch.target.to(device)
+                    target = x
+                    if batch.target is not batch.x:
+                        target = batch.target.to(device, non_blocking=True)
+                        _checks.no_nan("target", target)
                     values = forward(x, target)
                     total = objective.total(values, step)
                     numbers = torch.stack([total, *values.values()]).detach().tolist()
                     if not all(map(math.isfinite, numbers)):
                         _explain(model, x, target)
                         name, value = _not_finite(["loss", *values], numbers)
-                        raise NonFiniteLossError(step, name, batch_index, value, history)
+                        raise NonFiniteLossError(step, name, batch_index, value)
                     optimizer.zero_grad(set_to_none=True)
                     accelerator.backward(total)
                     if clip_grad_norm is not None:
@@ -324,12 +302,12 @@ def fit(
                     optimizer.step()
                     if by_step is not None:
                         by_step.step()
-                    sums.add(["loss", *values], numbers, len(x))
+                    rows.add(["loss", *values], numbers, len(x))
                     step += 1
                     bar.update(["loss", *values], numbers)
                     done = step == steps
                     if validate_every is not None and step % validate_every == 0:
-                        done = close_row(_part(batch_index, loader)) or done
+                        done = rows.close(step, epoch, _part(batch_index, loader)) or done
                     if interrupted():
                         history.stopped, done = "interrupted", True
                     if done:
@@ -337,12 +315,15 @@ def fit(
                 if batch_index < 0:
                     _say_empty(epoch)
                     break
-                done = close_row(_part(batch_index, loader) if done else 1.0) or done
-                done = done or epoch == epochs
+                part = _part(batch_index, loader) if done else 1.0
+                done = rows.close(step, epoch, part) or done or epoch == epochs
+    except BaseException as error:
+        error.history = history  # type: ignore[attr-defined]
+        raise
     finally:
         model.eval()
-        if best is not None and history.stopped == "early":
-            model.load_state_dict(best)
+        if rows.best is not None and history.stopped == "early":
+            model.load_state_dict(rows.best)
     return history
 
 
@@ -415,6 +396,55 @@ class _Sums:
 
     def means(self) -> dict[str, float]:
         return {name: total / self.count for name, total in self._sums.items()}
+
+
+@dataclass
+class _Rows:
+    """Adds rows to the history: measures, keeps the best weights, asks the callbacks."""
+
+    model: VAE
+    objective: Objective
+    optimizer: Optimizer
+    history: History
+    measure: Callable[[int], dict[str, float] | None]
+    plateau: ReduceLROnPlateau | None
+    patience: int | None
+    callbacks: Sequence[Callback]
+    best: dict[str, Any] | None = None
+    _sums: _Sums = field(default_factory=_Sums)
+    _started: float = field(default_factory=time.perf_counter)
+    _closed_at: int = 0
+
+    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
+        """Add a batch to the row under way."""
+        self._sums.add(names, numbers, count)
+
+    def close(self, step: int, epoch: int, part: float) -> bool:
+        """End the row after a part of an epoch; tell whether training is to stop."""
+        if step == self._closed_at:
+            return False
+        history, train, measured = self.history, self._sums.means(), self.measure(step - 1)
+        history.add(
+            step=step,
+            epoch=epoch - 1 + part,
+            seconds=time.perf_counter() - self._started,
+            train=train,
+            validation=measured,
+            weights=self.objective.weights(step - 1),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+        )
+        self._sums, self._started, self._closed_at = _Sums(), time.perf_counter(), step
+        if self.plateau is not None:
+            self.plateau.step((measured or train)["loss"])
+        if self.patience is not None and history.best == len(history) - 1:
+            self.best = copy.deepcopy(self.model.state_dict())
+        state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
+        if True in [callback(state) for callback in self.callbacks]:
+            history.stopped = "callback"
+        elif self.patience is not None and len(history) > self.patience + (history.best or 0):
+            history.stopped = "early"
+        self.model.train()
+        return history.stopped != "finished"
 
 
 class _Bar:
