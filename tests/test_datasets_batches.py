@@ -1,0 +1,250 @@
+"""What a batch is, in whatever form data come."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from vaekit.datasets import (
+    ArrayDataset,
+    Batch,
+    batches,
+    digits,
+    from_tensors,
+    is_batch,
+    loader,
+    size,
+    unpack,
+)
+
+Refuses = Callable[..., Exception]
+
+X, Y, T = torch.rand(10, 2), torch.arange(10), torch.rand(10, 3)
+
+
+class _Stream(IterableDataset[Tensor]):
+    """A data set that can only be gone through, and does not know its length."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(X)
+
+
+class _Own(Dataset[tuple[Tensor, int]]):
+    """A data set as users write them: an element at a time."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return X[index], index
+
+
+@pytest.mark.parametrize(
+    ("batch", "pairs", "target", "y"),
+    [
+        (X, False, X, None),
+        (X.numpy(), False, X, None),
+        ((X,), False, X, None),
+        ((X, Y), False, X, Y),
+        ([X, Y], False, X, Y),
+        ((X.numpy(), Y.numpy()), False, X, Y),
+        ((X, T), True, T, None),
+        ([X, T.numpy()], True, T, None),
+        ((X, T, Y), True, T, Y),
+        ({"x": X}, False, X, None),
+        ({"x": X, "y": Y}, False, X, Y),
+        ({"x": X, "target": None}, False, X, None),
+        ({"x": X, "target": T, "y": Y}, False, T, Y),
+        ({"x": X.numpy(), "target": T.numpy()}, True, T, None),
+        (Batch(X, T, Y), False, T, Y),
+    ],
+)
+def test_unpack(batch: Any, pairs: bool, target: Tensor, y: Tensor | None) -> None:
+    found = unpack(batch, pairs=pairs)
+    assert torch.equal(found.x, X)
+    assert torch.equal(found.target, target)
+    assert (found.target is found.x) == (target is X)
+    assert found.y is None if y is None else torch.equal(torch.as_tensor(found.y), y)
+
+
+@pytest.mark.parametrize(
+    ("error", "batch", "pairs", "words"),
+    [
+        (TypeError, "x", False, ("batch: expected", "str")),
+        (TypeError, None, False, ("batch: expected", "NoneType")),
+        (TypeError, (), False, ("batch: expected", "tuple")),
+        (TypeError, [[1.0]], False, ("batch: expected", "list")),
+        (ValueError, {"image": X}, False, ("batch: expected", "'x'", "['image']")),
+        (ValueError, X, True, ("batch: expected a pair", "the input alone")),
+        (ValueError, (X,), True, ("batch: expected a pair", "the input alone")),
+        (ValueError, {"x": X, "y": Y}, True, ("batch: expected", "'target'", "['x', 'y']")),
+    ],
+)
+def test_unpack_names_what_is_no_batch(
+    error: type[Exception], batch: Any, pairs: bool, words: tuple[str, ...], refuses: Refuses
+) -> None:
+    refuses(error, lambda: unpack(batch, pairs=pairs), *words)
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (X, True),
+        (X.numpy(), True),
+        ((X, Y), True),
+        ([X, Y], True),
+        ({"x": X}, True),
+        (Batch(X, X), True),
+        ((), False),
+        ([(X, Y), (X, Y)], False),
+        ([{"x": X}], False),
+        (from_tensors(X), False),
+        (DataLoader(TensorDataset(X)), False),
+        (iter([X]), False),
+        (None, False),
+    ],
+)
+def test_is_batch(value: Any, answer: bool) -> None:
+    assert is_batch(value) is answer
+
+
+# Everything that data can be
+
+SOURCES: dict[str, Callable[[], Any]] = {
+    "tensor": lambda: X,
+    "array": lambda: X.numpy(),
+    "ArrayDataset": lambda: from_tensors(X, Y),
+    "TensorDataset": lambda: TensorDataset(X, Y),
+    "own Dataset": _Own,
+    "IterableDataset": _Stream,
+    "DataLoader": lambda: DataLoader(TensorDataset(X, Y), 4),
+    "DataLoader of a stream": lambda: DataLoader(_Stream(), 4),
+    "list of batches": lambda: [(X[:4], Y[:4]), (X[4:], Y[4:])],
+    "list of mappings": lambda: [{"x": X[:4]}, {"x": X[4:]}],
+    "generator": lambda: (X[i : i + 4] for i in (0, 4, 8)),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_batches_go_through_everything_once_in_order(source: Callable[[], Any]) -> None:
+    found = list(batches(source(), 4))
+    assert len(found) > 1
+    assert torch.equal(torch.cat([batch.x for batch in found]), X)
+    labels = [batch.y for batch in found if batch.y is not None]
+    assert not labels or torch.equal(torch.cat(labels), Y)
+
+
+@pytest.mark.parametrize(
+    "data", [DataLoader(TensorDataset(X), 3, shuffle=True), [X, X], iter([X])], ids=type
+)
+def test_what_yields_batches_is_returned_as_it_is(data: Any) -> None:
+    assert loader(data, 4, shuffle=True) is data
+
+
+@pytest.mark.parametrize("name", ["tensor", "ArrayDataset", "TensorDataset", "own Dataset"])
+@given(batch_size=st.integers(1, 12))
+def test_batches_have_the_size_asked_for(name: str, batch_size: int) -> None:
+    lengths = [len(batch.x) for batch in batches(SOURCES[name](), batch_size)]
+    assert lengths == [batch_size] * (10 // batch_size) + [10 % batch_size] * (10 % batch_size > 0)
+    assert len(loader(SOURCES[name](), batch_size)) == len(lengths)  # type: ignore[arg-type]
+
+
+def test_bytes_arrive_as_floats() -> None:
+    (batch,) = batches(np.full((3, 2), 255, np.uint8))
+    assert torch.equal(batch.x, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("make", [from_tensors, TensorDataset], ids=["fast", "torch's"])
+def test_shuffling_is_a_permutation_that_follows_the_seed(make: Any) -> None:
+    def order(generator: torch.Generator | None = None) -> list[int]:
+        found = loader(make(X, Y), 3, shuffle=True, generator=generator)
+        return [int(y) for _, ys in found for y in ys]
+
+    torch.manual_seed(1)
+    first, second = order(), order()
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert first != list(range(10))
+    torch.manual_seed(1)
+    assert order() == first
+    own = order(torch.Generator().manual_seed(5))
+    assert own == order(torch.Generator().manual_seed(5)) != first
+
+
+def test_each_epoch_has_its_own_order() -> None:
+    data = loader(from_tensors(X, Y), 3, shuffle=True)
+    first, second = ([int(y) for _, ys in data for y in ys] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_the_fast_path_reads_no_single_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    gather = ArrayDataset.__getitems__
+
+    def noted(self: ArrayDataset, indices: Any) -> Any:
+        assert isinstance(indices, Tensor)
+        asked.append(len(indices))
+        return gather(self, indices)
+
+    monkeypatch.setattr(ArrayDataset, "__getitems__", noted)
+    monkeypatch.delattr(ArrayDataset, "__getitem__")
+    for _ in loader(digits()[0], 512, shuffle=True):
+        pass
+    assert asked == [512, 512, 476]
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (X, 10),
+        (X.numpy(), 10),
+        (from_tensors(X).subset([1, 2]), 2),
+        (TensorDataset(X), 10),
+        (DataLoader(TensorDataset(X), 4), 10),
+        (DataLoader(list(X), 4), 10),
+        (DataLoader(_Stream(), 4), None),
+        (_Stream(), None),
+        ([X, X], None),
+        ([], 0),
+        (iter([X]), None),
+        (X[:0], 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_size(data: Any, count: int | None) -> None:
+    assert size(data) == count
+
+
+@pytest.mark.parametrize(
+    ("error", "data", "words"),
+    [
+        (TypeError, (X, Y), ("train: expected", "tuple", "from_tensors")),
+        (TypeError, {"x": X}, ("train: expected", "dict", "from_tensors")),
+        (TypeError, None, ("train: expected", "NoneType")),
+        (TypeError, 3, ("train: expected", "int")),
+        (ValueError, [], ("train: expected at least one element", "none")),
+        (ValueError, TensorDataset(X[:0]), ("train: expected at least one element",)),
+        (ValueError, X[:0], ("expected", "at least one element", "(0, 2)")),
+        (ValueError, X * torch.nan, ("expected no NaN", "20 NaN")),
+        (ValueError, iter(()), ("train: expected at least one batch", "none")),
+        (TypeError, ["x"], ("batch: expected", "str")),
+    ],
+    ids=str,
+)
+def test_what_is_no_data_is_named(
+    error: type[Exception], data: Any, words: tuple[str, ...], refuses: Refuses
+) -> None:
+    refuses(error, lambda: list(batches(data, argument="train")), *words)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8", None, True])
+def test_a_batch_size_is_a_whole_number(batch_size: Any, refuses: Refuses) -> None:
+    words = ("batch_size: expected", "whole number above 0", repr(batch_size))
+    refuses(ValueError, lambda: loader(from_tensors(X), batch_size), *words)

@@ -1,0 +1,392 @@
+"""Pictures: what is drawn, where, and what is refused."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import vaekit as vk
+from vaekit import plots
+from vaekit.training import History
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_hex  # noqa: E402
+
+Refuses = Callable[..., Exception]
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left_open() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def _model(dim: int = 2, event: tuple[int, ...] = (1, 4, 6)) -> vk.VAE:
+    latent = vk.GaussianLatent(dim)
+    values = int(np.prod(event))
+    encoder = vk.Encoder(vk.networks.mlp(values, [], latent.num_params), latent)
+    decoder = vk.Decoder(vk.networks.mlp(dim, [], values), vk.likelihoods.Bernoulli(event))
+    return vk.VAE(encoder, decoder).eval()
+
+
+def _data(n: int = 12, event: tuple[int, ...] = (1, 4, 6)) -> vk.datasets.ArrayDataset:
+    return vk.datasets.from_tensors(torch.rand(n, *event), [i % 3 for i in range(n)])
+
+
+def _drawn(ax: Axes) -> np.ndarray:
+    (image,) = ax.get_images()
+    return np.asarray(image.get_array())
+
+
+def _history(validation: bool = True) -> History:
+    history = History()
+    for epoch, loss in enumerate([9.0, 5.0, 4.0], start=1):
+        train = {"loss": loss, "kl": loss / 2}
+        measured = {name: value + 1 for name, value in train.items()} if validation else None
+        history.add(step=10 * epoch, epoch=epoch, seconds=1, train=train, validation=measured)
+    return history
+
+
+CALLS: dict[str, Callable[..., Axes]] = {
+    "images": lambda **ax: plots.images(torch.rand(5, 1, 4, 6), **ax),
+    "reconstructions": lambda **ax: plots.reconstructions(_model(), _data(), n=5, **ax),
+    "samples": lambda **ax: plots.samples(_model(), 9, **ax),
+    "manifold": lambda **ax: plots.manifold(_model(), side=3, **ax),
+    "latent_scatter": lambda **ax: plots.latent_scatter(_model(), _data(), **ax),
+    "curves": lambda **ax: plots.curves(_history(), **ax),
+}
+
+
+def test_every_picture_is_tested_here() -> None:
+    assert set(CALLS) == set(plots.__all__)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_it_draws_on_the_axes_it_is_given_or_on_new_ones(call: Callable[..., Axes]) -> None:
+    figure, (left, right) = plt.subplots(1, 2)
+    assert call(ax=right) is right
+    assert right.has_data()
+    assert not left.has_data()
+    assert plt.get_fignums() == [figure.number]
+    new = call()
+    assert new.figure is not figure
+    assert new.has_data()
+    assert len(plt.get_fignums()) == 2
+    new.figure.canvas.draw()
+
+
+# Grids
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_holds_the_pictures_row_by_row(channels: int) -> None:
+    pictures = torch.rand(5, channels, 4, 6)
+    grid = _drawn(plots.images(pictures, columns=3))
+    grid = grid.reshape(*grid.shape[:2], channels)
+    assert grid.shape == (2 * 4 + 1, 3 * 6 + 2, channels)  # one pixel between neighbours
+    seen = np.zeros(grid.shape[:2], bool)
+    for index, picture in enumerate(pictures):
+        rows, columns = (
+            slice(at * (size + 1), at * (size + 1) + size)
+            for at, size in ((index // 3, 4), (index % 3, 6))
+        )
+        assert np.array_equal(grid[rows, columns], picture.permute(1, 2, 0).numpy())
+        seen[rows, columns] = True
+    assert (grid[~seen] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "columns", "shape"),
+    [(1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (7, 7, (1, 7)), (3, 1, (3, 1))],
+)
+def test_a_grid_is_as_square_as_it_can_be(
+    n: int, columns: int | None, shape: tuple[int, int]
+) -> None:
+    grid = _drawn(plots.images(torch.zeros(n, 3, 5), columns=columns))
+    assert grid.shape == (shape[0] * 4 - 1, shape[1] * 6 - 1)
+
+
+def test_values_outside_are_cut_and_grey_is_not_stretched() -> None:
+    ax = plots.images(torch.tensor([[[-1.0, 0.25, 2.0]]]))
+    assert _drawn(ax).tolist() == [[0, 0.25, 1]]
+    dull = plots.images(torch.tensor([[[0.25, 0.5]]]))
+    assert dull.get_images()[0].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.bool])
+def test_pictures_of_every_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    pictures = torch.eye(3, device=device).to(dtype)[None].requires_grad_(dtype.is_floating_point)
+    assert np.array_equal(_drawn(plots.images(pictures)), np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "columns", "words"),
+    [
+        (torch.zeros(2, 2, 4, 4), None, ("pictures: expected", "(n, 1, H, W)", "(2, 2, 4, 4)")),
+        (torch.zeros(4, 4), None, ("pictures: expected", "(4, 4)")),
+        (torch.zeros(1, 1, 1, 4, 4), None, ("pictures: expected", "(1, 1, 1, 4, 4)")),
+        (torch.zeros(0, 1, 4, 4), None, ("pictures: expected", "at least 1", "(0, 1, 4, 4)")),
+        (torch.zeros(2, 1, 4, 4), 0, ("columns: expected", "above 0", "got 0")),
+        (torch.zeros(2, 1, 4, 4), 1.5, ("columns: expected", "got 1.5")),
+    ],
+)
+def test_no_such_grid(
+    pictures: Tensor, columns: Any, words: tuple[str, ...], refuses: Refuses
+) -> None:
+    refuses(ValueError, lambda: plots.images(pictures, columns=columns), *words)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda data: data,
+        lambda data: data[:][0],
+        lambda data: data[:],
+        lambda data: {"x": data[:][0]},
+        lambda data: DataLoader(data, 4),
+        lambda data: [data[:4], data[4:]],
+    ],
+    ids=["data set", "tensor", "pair", "mapping", "loader", "list of batches"],
+)
+def test_reconstructions_stand_below_their_originals(data: Callable[..., Any]) -> None:
+    model, held = _model(), _data()
+    grid = _drawn(plots.reconstructions(model, data(held), n=7))
+    x = held[:7][0]
+    with torch.no_grad():
+        x_hat = model.reconstruct(x)
+    assert np.array_equal(grid, _drawn(plots.images(torch.cat([x, x_hat]), columns=7)))
+
+
+def test_reconstructions_of_fewer_than_asked_for() -> None:
+    assert _drawn(plots.reconstructions(_model(), _data(3), n=10)).shape == (2 * 5 - 1, 3 * 7 - 1)
+
+
+def test_samples_are_those_of_the_model() -> None:
+    model = _model()
+
+    def drawn(temperature: float = 1.0) -> np.ndarray:
+        generator = torch.Generator().manual_seed(1)
+        return _drawn(plots.samples(model, 9, temperature=temperature, generator=generator))
+
+    expected = model.sample(9, 0.5, torch.Generator().manual_seed(1))
+    assert np.array_equal(drawn(0.5), _drawn(plots.images(expected)))
+    assert not np.array_equal(drawn(0.5), drawn(1.0))
+
+
+# The manifold
+
+
+class _Shows(nn.Module):
+    """Colours a picture by z: z_1 in red, z_2 in green."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+        self.sides = (height, width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        colours = torch.cat([0.5 + z / 10, torch.zeros(len(z), 1)], 1)
+        return colours[:, :, None, None].expand(-1, -1, *self.sides)
+
+
+def _showing(height: int, width: int) -> vk.VAE:
+    likelihood = vk.likelihoods.Gaussian((3, height, width))
+    return vk.VAE(_model().encoder, vk.Decoder(_Shows(height, width), likelihood))
+
+
+def _shown(pixels: np.ndarray) -> np.ndarray:
+    return 10 * (pixels[..., :2].astype(float) - 0.5)
+
+
+@pytest.mark.parametrize("sides", [(2, 2), (5, 3), (13, 26)])
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_the_manifold_agrees_with_its_ticks(sides: tuple[int, int], side: int) -> None:
+    ax = plots.manifold(_showing(*sides), side=side)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")
+    assert ax.yaxis_inverted()  # row 0 of the image is at the top
+    pixels = _drawn(ax)
+    z_1, z_2 = (
+        [float(label.get_text()) for label in axis.get_ticklabels()]
+        for axis in (ax.xaxis, ax.yaxis)
+    )
+    assert z_1 == z_2 == sorted(set(z_1))
+    assert len(z_1) == min(side, 5)
+    at = [(round(row), round(column)) for row in ax.get_yticks() for column in ax.get_xticks()]
+    rows, columns = np.transpose(at)
+    named = [(one, two) for two in z_2 for one in z_1]
+    # Labels have one decimal.
+    np.testing.assert_allclose(_shown(pixels[rows, columns]), named, rtol=0, atol=0.05 + 1e-5)
+
+
+def test_the_manifold_is_even_in_probability() -> None:
+    shown = _shown(_drawn(plots.manifold(_showing(1, 1), side=4)))[::2, ::2]
+    quantiles = torch.distributions.Normal(0, 1).cdf(torch.from_numpy(shown)).numpy()
+    middles = np.array([0.125, 0.375, 0.625, 0.875])
+    z_1, z_2 = np.meshgrid(middles, middles[::-1])  # to the right, and upwards
+    np.testing.assert_allclose(quantiles, np.stack([z_1, z_2], -1), rtol=1e-5)
+
+
+def test_the_manifold_follows_the_dtype_of_the_model(device: torch.device) -> None:
+    assert plots.manifold(_model().double().to(device), side=2).has_data()
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_manifold_has_two_dimensions(dim: int, refuses: Refuses) -> None:
+    words = ("model: expected 2 latent dimensions", f"got {dim}", "latent_scatter")
+    refuses(ValueError, lambda: plots.manifold(_model(dim)), *words)
+
+
+@pytest.mark.parametrize("side", [0, 2.5])
+def test_a_manifold_has_a_side(side: Any, refuses: Refuses) -> None:
+    words = ("side: expected", f"got {side}")
+    refuses(ValueError, lambda: plots.manifold(_model(), side=side), *words)
+
+
+# Scatters
+
+
+def _points(ax: Axes) -> np.ndarray:
+    return np.concatenate([np.asarray(group.get_offsets()) for group in ax.collections])
+
+
+def test_two_dimensions_are_scattered_as_they_are() -> None:
+    model, data = _model(), _data()
+    ax = plots.latent_scatter(model, data)
+    x, y = data[:]
+    mean = model.encode(x).mean.detach()
+    assert [group.get_label() for group in ax.collections] == ["0", "1", "2"]
+    for label, group in enumerate(ax.collections):
+        assert np.array_equal(np.asarray(group.get_offsets()), mean[y == label].numpy())
+    assert len({to_hex(group.get_facecolor()[0]) for group in ax.collections}) == 3
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")
+
+
+def test_one_dimension_is_scattered_on_a_line() -> None:
+    model, x = _model(1), torch.rand(6, 1, 4, 6)
+    points = _points(plots.latent_scatter(model, x))
+    assert np.array_equal(points[:, :1], model.encode(x).mean.detach().numpy())
+    assert (points[:, 1] == 0).all()
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """On a busy machine the threads of t-SNE wait for each other for minutes."""
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        yield
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_more_dimensions_are_embedded(method: Any) -> None:
+    pytest.importorskip("sklearn")
+    model, data = _model(5), _data(30)
+    ax = plots.latent_scatter(model, data, method=method, n=25)
+    points = _points(ax)
+    assert points.shape == (25, 2)
+    assert np.isfinite(points).all()
+    name = {"pca": "principal component", "tsne": "t-SNE"}[method]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (f"{name} 1", f"{name} 2")
+    again = _points(plots.latent_scatter(model, data, method=method, n=25))
+    assert np.array_equal(points, again)
+    if method == "pca":
+        mean = model.encode(data[:25][0]).mean.detach().double()
+        largest = torch.linalg.eigvalsh(mean.T.cov(correction=0)).flip(0)[:2]
+        np.testing.assert_allclose(points.var(0), largest.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("y", "labels"),
+    [
+        (torch.tensor([2, 0, 2, 1]), ["0", "1", "2"]),
+        (np.array([2, 0, 2, 1]), ["0", "1", "2"]),
+        (["two", "nil", "two", "one"], ["nil", "one", "two"]),
+        (torch.arange(4) * 10, ["0", "10", "20", "30"]),
+    ],
+)
+def test_labels_of_every_kind(y: Any, labels: list[str]) -> None:
+    batch = (torch.rand(4, 1, 4, 6), y)
+    for data in (batch, [batch, batch]):
+        ax = plots.latent_scatter(_model(), data)
+        assert [group.get_label() for group in ax.collections] == labels
+    assert plots.reconstructions(_model(), batch).has_data()
+
+
+def test_without_labels_there_is_no_legend() -> None:
+    ax = plots.latent_scatter(_model(), torch.rand(4, 1, 4, 6))
+    assert ax.get_legend() is None
+    assert len(_points(ax)) == 4
+
+
+def test_a_scatter_that_does_not_fit(refuses: Refuses) -> None:
+    model, data = _model(), _data()
+    words = ("method: expected one of", "'pca'", "'tsne'", "'umap'")
+    refuses(ValueError, lambda: plots.latent_scatter(model, data, method="umap"), *words)
+    refuses(ValueError, lambda: plots.latent_scatter(model, data, n=0), "n: expected", "got 0")
+    many = (torch.rand(4, 1, 4, 6), torch.zeros(4, 40))
+    words = ("data: expected one label", "(4, 40)")
+    refuses(ValueError, lambda: plots.latent_scatter(model, many), *words)
+    refuses(TypeError, lambda: plots.latent_scatter(model, None), "data: expected", "NoneType")
+    assert not plt.get_fignums()
+
+
+# Curves
+
+
+@pytest.mark.parametrize("validation", [False, True])
+@pytest.mark.parametrize("term", ["loss", "kl"])
+def test_curves_are_those_of_the_history(term: str, validation: bool) -> None:
+    history = _history(validation)
+    ax = plots.curves(history, term)
+    expected = {"training": history.train[term]}
+    expected |= {"validation": history.validation[term]} if validation else {}
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn == expected
+    assert all(list(line.get_xdata()) == [1, 2, 3] for line in ax.lines)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", f"{term} (nats)")
+
+
+def test_no_such_curve(refuses: Refuses) -> None:
+    words = ("term: expected one of", "'loss', 'kl'", "'tc'")
+    refuses(KeyError, lambda: plots.curves(_history(), "tc"), *words)
+    assert not plt.get_fignums()
+
+
+def test_pictures_of_a_training() -> None:
+    model, (train, test) = _model(event=(1, 8, 8)), vk.datasets.digits(binarize="threshold")
+    history = vk.fit(
+        model, vk.Reconstruction() + vk.KL(), train, steps=2, validation=test, progress=False
+    )
+    assert len(plots.curves(history, "kl").lines) == 2
+    assert plots.reconstructions(model, test).has_data()
+
+
+# Without the extra
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_matplotlib_the_extra_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    for module in [module for module in sys.modules if module.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    refuses(ImportError, CALLS[name], "needs matplotlib", 'pip install "vaekit[plots]"')
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_without_scikit_learn_the_extra_is_named(
+    method: Any, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    for module in ("sklearn", "sklearn.decomposition", "sklearn.manifold"):
+        monkeypatch.setitem(sys.modules, module, None)
+    words = ("needs sklearn", 'pip install "vaekit[plots]"')
+    refuses(ImportError, lambda: plots.latent_scatter(_model(3), _data(), method=method), *words)
