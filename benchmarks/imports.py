@@ -1,7 +1,4 @@
-"""Measure what ``import vaekit`` adds to ``import torch``, each time in a fresh process.
-
-    python benchmarks/imports.py [--rounds 9]
-"""
+"""Measure what ``import vaekit`` adds to ``import torch``, each time in a fresh process."""
 
 import argparse
 import statistics

@@ -32,6 +32,10 @@ def mnist_root() -> str:
     root = os.environ.get("VAEKIT_DATA", "")
     if not root or not os.path.isdir(os.path.join(root, "MNIST")):  # noqa: PTH112, PTH118
         pytest.skip("VAEKIT_DATA names no folder that holds MNIST")
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision, which reads MNIST, cannot be imported: {error}")
     return root
 
 

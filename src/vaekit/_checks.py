@@ -1,6 +1,7 @@
 """The one way in which vaekit says that an argument does not fit."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,13 @@ def expected(argument: str, what: str, got: object, hint: str = "") -> str:
 
 def positive_int(argument: str, value: Any) -> int:
     """Return ``value`` as an int, or say that it is not a whole number above zero."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    try:
+        whole = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = 0
+    if whole < 1:
         raise ValueError(expected(argument, "a whole number above 0", repr(value)))
-    return int(value.__index__())
+    return whole
 
 
 def number(argument: str, value: Any, *, low: float = -math.inf, above: float = -math.inf) -> float:
@@ -42,7 +47,7 @@ def one_of(argument: str, value: object, options: Sequence[str]) -> None:
 
 def event_shape(argument: str, value: Any) -> torch.Size:
     """Return a shape given as an int or a sequence of ints, each at least 1."""
-    sizes = (value,) if hasattr(value, "__index__") else tuple(value)
+    sizes = tuple(value) if isinstance(value, Sequence) else (value,)
     if not sizes:
         raise ValueError(expected(argument, "at least one dimension", repr(value)))
     return torch.Size(positive_int(argument, size) for size in sizes)

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from vaekit import _checks, datasets
 from vaekit.training import History
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluating
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def reconstructions(model: VAE, data: Any, *, n: int = 10, ax: "Axes | None" = N
         The axes.
     """
     x = _first(data, n).to(next(model.parameters()).device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         x_hat = model.reconstruct(x)
     ax = images(torch.cat([x, x_hat]), columns=len(x), ax=ax)
     ax.set_title("Above: the original. Below: its reconstruction.")
@@ -105,7 +105,9 @@ def samples(
     Returns:
         The axes.
     """
-    ax = images(model.sample(n, temperature, generator), ax=ax)
+    with evaluating(model):
+        pictures = model.sample(n, temperature, generator)
+    ax = images(pictures, ax=ax)
     ax.set_title("Decoded from draws of the prior")
     return ax
 
@@ -134,7 +136,7 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
     quantiles = (torch.arange(_checks.positive_int("side", side)) + 0.5) / side
     at = torch.special.ndtri(quantiles)
     z = torch.cartesian_prod(at.flip(0), at).flip(1)  # row by row from the top, (z_1, z_2)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         pictures = model.decode(z.to(next(model.parameters())))
     ax = images(pictures, columns=side, ax=ax)
     ax.axis("on")
@@ -186,7 +188,7 @@ def latent_scatter(
     if y is not None and y.ndim != 1:
         what = "one label for each element, to colour by"
         raise ValueError(_checks.expected("data", what, f"labels of shape {y.shape}"))
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         mean = model.encode(x.to(next(model.parameters()).device)).mean.float().cpu().numpy()
     if mean.shape[1] > 2:
         if method == "pca":

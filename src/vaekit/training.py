@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vaekit import _checks, datasets
 from vaekit.objectives import Objective, Term
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluating
 
 __all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
 
@@ -363,20 +363,16 @@ def evaluate(
     """
     objective = objective if isinstance(objective, Objective) else Objective((objective, 1))
     device = _device(model)
-    was_training = model.training
     sums = _Sums()
     devices = [device] if device.type not in ("cpu", "mps") else []
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-            torch.manual_seed(seed)
-            for raw in datasets.loader(data, batch_size):
-                batch = datasets.unpack(raw, pairs=pairs)
-                loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
-                numbers = torch.stack([loss.total, *loss.terms.values()]).tolist()
-                sums.add(["loss", *loss.terms], numbers, len(batch.x))
-    finally:
-        model.train(was_training)
+    fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
+    with evaluating(model), fork:
+        torch.manual_seed(seed)
+        for raw in datasets.loader(data, batch_size):
+            batch = datasets.unpack(raw, pairs=pairs)
+            loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
+            numbers = torch.stack([loss.total, *loss.terms.values()]).tolist()
+            sums.add(["loss", *loss.terms], numbers, len(batch.x))
     if not sums.count:
         raise ValueError(_checks.expected("data", "at least one batch", "none"))
     return sums.means()

@@ -1,6 +1,7 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -296,6 +297,17 @@ class VAE(nn.Module):
         at = next(self.parameters(), torch.empty(0)).device
         parts = [function(batch.x.to(at)) for batch in datasets.batches(data)]
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into the mode it was in."""
+    was_training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _gaussian(argument: str, prior: Distribution) -> DiagonalGaussian:

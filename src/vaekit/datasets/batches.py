@@ -163,7 +163,8 @@ def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iter
 def size(data: Any) -> int | None:
     """Count the elements, where that can be known without reading them."""
     whole = isinstance(data, DataLoader | Tensor | np.ndarray | Dataset)
-    data = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(data, DataLoader):  # whose sampler may take a part of its data set
+        data = data.dataset if isinstance(data.dataset, IterableDataset) else data.sampler
     if whole:
         try:
             return len(data)

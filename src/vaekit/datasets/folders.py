@@ -25,9 +25,10 @@ def image_folder(
 ) -> ArrayDataset:
     """Read every image below a folder.
 
-    Each is scaled until it covers ``size`` and cut to it at the centre; all are held in memory as
-    bytes. Where the folder holds sub-folders, the name of the first one on the way to an image is
-    its class, and the labels count the classes in alphabetical order.
+    Each is turned as its EXIF data say, scaled until it covers ``size`` and cut to it at the
+    centre; all are held in memory as bytes. Where the folder holds sub-folders, the name of the
+    first one on the way to an image is its class, and the labels count the classes in alphabetical
+    order.
 
     Args:
         path: The folder.
@@ -61,7 +62,7 @@ def image_folder(
     for index, file in enumerate(files):
         try:
             with Image.open(file) as opened:
-                image: Image.Image = opened
+                image: Image.Image = ImageOps.exif_transpose(opened)
                 if image.mode in ("I", "F"):
                     raise ValueError(f"mode {image.mode!r}, whose range is unknown")
                 if image.mode.startswith("I;16"):  # which PIL would cut off at 255
