@@ -17,6 +17,7 @@ test:
 
 doctest:
 	$(PYTHON) -m pytest --doctest-modules src/vaekit
+	$(PYTHON) -m sphinx -q -b doctest docs docs/_build/doctest
 
 docs:
 	$(PYTHON) -m sphinx -W -n --keep-going -b html docs docs/_build/html

@@ -140,6 +140,20 @@ class TestDiagonalGaussian:
         expected = -0.5 * (((z - mu) ** 2) / q.variance + q.variance.log() + math.log(2 * math.pi))
         torch.testing.assert_close(q.log_prob(z), expected.sum(-1), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, f64])
+    def test_the_bound_is_exact_far_out(self, dtype: torch.dtype) -> None:
+        # Written as a small difference of large numbers, it once returned 0 at 1e10.
+        values = [-1e10, -1e4, -41.0, -40.0, 0.0, 40.0, 41.0, 1e4, 1e10]
+        logvar = torch.tensor(values, dtype=dtype, requires_grad=True)
+        q = DiagonalGaussian(torch.zeros_like(logvar), logvar)
+        excess = torch.tensor([max(abs(v) - 40, 0.0) for v in values], dtype=f64)
+        inside = torch.tensor(values, dtype=f64).clamp(-40, 40)
+        exact = inside + inside.sign() * excess.asinh()
+        torch.testing.assert_close(q._log_variance.double(), exact, rtol=1e-2, atol=1e-2)
+        (gradient,) = torch.autograd.grad(q._log_variance.sum(), logvar)
+        assert (gradient > 0).all()
+        assert (gradient[3:6] == 1).all()
+
     def test_looking_at_values_or_not_gives_the_same(self) -> None:
         mu, logvar = torch.randn(2, 50, 4)
         logvar = logvar * 30

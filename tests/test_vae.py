@@ -248,6 +248,9 @@ class TestErrors:
         refuses(ValueError, lambda: model(x), "x", "no NaN", "1 NaN among 256")
         z = torch.tensor([[0.0, math.nan]])
         refuses(ValueError, lambda: model.decode(z), "z", "no NaN")
+        infinite = torch.zeros(4, 1, 8, 8)
+        infinite[0, 0, 0, 0] = math.inf
+        refuses(ValueError, lambda: model(infinite), "x", "finite", "1 infinite among 256")
         nn.init.constant_(model.encoder.net.layers[-1].bias, math.nan)
         refuses(ValueError, lambda: model(torch.zeros(4, 1, 8, 8)), "mu", "no NaN")
 

@@ -67,6 +67,15 @@ def no_nan(argument: str, value: Tensor, known: bool | None = None) -> None:
         raise ValueError(expected(argument, "no NaN", got))
 
 
+def finite(argument: str, value: Tensor) -> None:
+    """Name the argument that holds NaN, or infinite values; for when something has gone wrong."""
+    no_nan(argument, value)
+    if not value.isfinite().all():
+        count = int((~value.isfinite()).sum())
+        got = f"{count} infinite among {value.numel()} (shape {tuple(value.shape)})"
+        raise ValueError(expected(argument, "finite values", got))
+
+
 def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
     """Return the shape that two broadcast to, or None if they do not."""
     if one == other:  # nearly always, and much quicker

@@ -588,7 +588,7 @@ def _not_finite(names: Sequence[str], numbers: Sequence[float]) -> tuple[str, fl
 
 
 def _explain(model: nn.Module, x: Tensor, target: Tensor) -> None:
-    """Name what holds NaN, where it is the data or the weights rather than the loss."""
+    """Name what is not finite, where it is the data or the weights rather than the loss."""
     for argument, value in (("x", x), ("target", target), *model.named_parameters()):
         if value.is_floating_point():
-            _checks.no_nan(argument, value)
+            _checks.finite(argument, value)

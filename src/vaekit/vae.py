@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         try:
             posterior: DiagonalGaussian = self.latent(params)
         except ValueError:
-            _checks.no_nan("x", x)  # where the data held the NaN, say so of them
+            _checks.finite("x", x)  # where the data are to blame, say so
             raise
         return posterior
 

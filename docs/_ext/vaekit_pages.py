@@ -1,0 +1,132 @@
+"""Directives of the pages: tables of measured results, Markdown files, the gallery's order."""
+
+import functools
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tqdm.auto
+import tqdm.std
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx_gallery.sorting import ExplicitOrder
+
+
+class Results(SphinxDirective):
+    """Show a file of results as tables, or say that nothing was measured.
+
+    ``rows`` may be a list of rows or a mapping of their names to them; every other mapping becomes
+    a sentence of keys and values.
+    """
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"digits": directives.nonnegative_int}
+
+    def run(self) -> list[nodes.Node]:
+        """Read the file; the content maps keys to headings, ``key: heading`` on each line."""
+        relative, absolute = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(relative)
+        path = Path(absolute)
+        if not path.exists():
+            text = f"Not measured: there is no {self.arguments[0]}."
+            return [nodes.paragraph("", "", nodes.emphasis(text=text))]
+        result = json.loads(path.read_text())
+        self.headings = dict(line.split(": ", 1) for line in self.content)
+        rows = result.pop("rows")
+        if isinstance(rows, dict):
+            rows = [{"": name, **row} for name, row in rows.items()]
+        found: list[nodes.Node] = [self.table(list(rows[0]), rows)]
+        items = nodes.field_list()
+        for key, value in result.items():
+            if isinstance(value, dict):
+                shown = "; ".join(f"{self.heading(k)}: {self.word(v)}" for k, v in value.items())
+            else:
+                shown = self.word(value)
+            name = nodes.field_name(text=self.heading(key))
+            items += nodes.field("", name, nodes.field_body("", nodes.paragraph(text=shown)))
+        return [*found, items] if len(items) else found
+
+    def heading(self, key: str) -> str:
+        """Word a key."""
+        return str(self.headings.get(key, key.replace("_", " ")))
+
+    def word(self, value: Any) -> str:
+        """Word a value."""
+        if isinstance(value, float):
+            return f"{value:.{self.options.get('digits', 2)}f}"
+        return "" if value is None else str(value)
+
+    def table(self, keys: list[str], rows: list[dict[str, Any]]) -> nodes.table:
+        """Make a table of rows."""
+        group = nodes.tgroup(cols=len(keys))
+        group += [nodes.colspec(colwidth=1) for _ in keys]
+
+        def row(cells: list[str]) -> nodes.row:
+            return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
+
+        group += nodes.thead("", row([self.heading(key) if key else "" for key in keys]))
+        group += nodes.tbody("", *(row([self.word(r.get(k)) for k in keys]) for r in rows))
+        return nodes.table("", group)
+
+
+class Markdown(SphinxDirective):
+    """Include a Markdown file: headings, lists, fenced code, links and code spans.
+
+    The first heading is left out, since the page has its own.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Read the file and parse it as reStructuredText."""
+        relative, absolute = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(relative)
+        text = to_rst(Path(absolute).read_text(encoding="utf-8"))
+        self.content, self.content_offset = StringList(text.splitlines(), source=absolute), 0
+        return self.parse_content_to_nodes(allow_section_headings=True)
+
+
+def to_rst(markdown: str) -> str:
+    """Turn simple Markdown into reStructuredText."""
+    lines: list[str] = []
+    fenced = False
+    # Links may be broken over lines, so they are turned first.
+    markdown = re.sub(r"\[([^\]]+)\]\((https?://[^)\s]+)\)", r"`\1 <\2>`__", markdown)
+    for line in markdown.splitlines():
+        if fence := re.match(r"```(\w*)$", line):
+            fenced = not fenced
+            lines += ["", f".. code-block:: {fence[1] or 'text'}", ""] if fenced else [""]
+        elif fenced:
+            lines.append("    " + line)
+        elif heading := re.match(r"(#+) (.*)", line):
+            if len(heading[1]) > 1:
+                title = re.sub(r"[\[\]`]", "", heading[2])
+                lines += ["", title, "-~"[len(heading[1]) - 2] * len(title), ""]
+        else:
+            lines.append(re.sub(r"(?<!`)`([^`<]+)`(?![`_])", r"``\1``", line))
+    return "\n".join(lines)
+
+
+def hush(gallery_conf: Any, fname: str) -> None:
+    """Keep progress bars out of the pages: write them where nobody reads."""
+    tqdm.auto.tqdm = functools.partial(tqdm.std.tqdm, file=io.StringIO())
+
+
+class QuickstartFirst(ExplicitOrder):
+    """The order of the gallery."""
+
+    def __init__(self, src_dir: str) -> None:
+        super().__init__(["quickstart.py", "custom_encoder.py"])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("results", Results)
+    app.add_directive("markdown", Markdown)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
