@@ -67,12 +67,12 @@ class Objective(nn.Module):
             if not callable(weight):
                 _checks.number(f"weight of {term!r}", weight, low=0)
         self.terms = nn.ModuleList(term for term, _ in terms)
-        self._weights: list[Weight] = [weight for _, weight in terms]
+        self._pairs = list(terms)
 
     @property
     def pairs(self) -> "list[tuple[Term, Weight]]":
         """The terms with their weights."""
-        return list(zip(self.terms, self._weights, strict=True))  # type: ignore[arg-type]
+        return self._pairs
 
     def weights(self, step: int = 0) -> dict[str, float]:
         """Return the weight of each named term at a step.

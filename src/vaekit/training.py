@@ -248,9 +248,9 @@ def fit(
     loader = datasets.loader(data, batch_size, shuffle=True)
     _fill_in_dataset_size(objective, datasets.size(data))
 
-    # Batches and model meet on the model's device, so placing them is not left to accelerate; and
-    # the optimiser stays unwrapped, since in one process of full precision the wrapper does nothing
-    # but look for packages at every step.
+    # Batches and model meet on the model's device, so placing them is not left to accelerate. In
+    # one process of full precision its wrappers of backward() and of the optimiser do nothing but
+    # divide by 1 and look for packages at every step, so these two are called directly.
     accelerator = Accelerator(device_placement=False, mixed_precision="no")
     if accelerator.num_processes > 1:
         raise NotImplementedError("fit trains in one process; start the script without a launcher.")
@@ -263,6 +263,7 @@ def fit(
     by_step = None if plateau or scheduler is None else accelerator.prepare_scheduler(scheduler)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader, device_placement=False)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     forward = _forward(model, objective, compile)
 
     def measure(step: int) -> dict[str, float] | None:
@@ -290,13 +291,14 @@ def fit(
                         _checks.no_nan("target", target)
                     values = forward(x, target)
                     total = objective.total(values, step)
-                    numbers = torch.stack([total, *values.values()]).detach().tolist()
+                    numbers = _numbers([total, *values.values()])
                     if not all(map(math.isfinite, numbers)):
                         _explain(model, x, target)
                         name, value = _not_finite(["loss", *values], numbers)
                         raise NonFiniteLossError(step, name, batch_index, value)
-                    optimizer.zero_grad(set_to_none=True)
-                    accelerator.backward(total)
+                    for parameter in trained:
+                        parameter.grad = None
+                    total.backward()
                     if clip_grad_norm is not None:
                         accelerator.clip_grad_norm_(parameters, clip_grad_norm)
                     optimizer.step()
@@ -371,7 +373,7 @@ def evaluate(
         for raw in datasets.loader(data, batch_size):
             batch = datasets.unpack(raw, pairs=pairs)
             loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
-            numbers = torch.stack([loss.total, *loss.terms.values()]).tolist()
+            numbers = _numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
     if not sums.count:
         raise ValueError(_checks.expected("data", "at least one batch", "none"))
@@ -557,6 +559,14 @@ def _forward(
         return fast(x, target)
 
     return checked_first
+
+
+def _numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Read scalars, waiting for the device once."""
+    if scalars[0].device.type == "cpu":
+        return [float(scalar.detach()) for scalar in scalars]
+    found: list[float] = torch.stack([scalar.detach() for scalar in scalars]).tolist()
+    return found
 
 
 def _total_steps(loader: Any, epochs: int | None) -> int | None:

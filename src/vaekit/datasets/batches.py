@@ -37,9 +37,11 @@ class Batch(NamedTuple):
 
 def is_batch(value: Any) -> bool:
     """Tell a batch (a tensor, an array, a tuple, a list or a mapping of them) from a data set."""
+    if isinstance(value, Tensor):
+        return True
     if isinstance(value, tuple | list):
         return bool(value) and isinstance(value[0], Tensor | np.ndarray)
-    return isinstance(value, Tensor | np.ndarray | Mapping)
+    return isinstance(value, np.ndarray | Mapping)
 
 
 def unpack(batch: Any, *, pairs: bool = False) -> Batch:
@@ -58,6 +60,8 @@ def unpack(batch: Any, *, pairs: bool = False) -> Batch:
         >>> unpack((torch.zeros(8, 2), torch.arange(8))).x.shape
         torch.Size([8, 2])
     """
+    if isinstance(batch, Tensor) and not pairs:  # the commonest first: this runs at every step
+        return Batch(batch, batch)
     if isinstance(batch, Batch):
         return batch
     if isinstance(batch, Mapping):
