@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # formulas for readers without a network too
     "sphinx.ext.napoleon",
     "sphinxcontrib.bibtex",
     "sphinx_gallery.gen_gallery",

@@ -28,7 +28,7 @@ __all__ = [
     "total_correlation",
 ]
 
-#: How a divergence is computed: by its closed form, or as a mean over draws.
+#: How a divergence is computed, by its closed form or as a mean over draws.
 KLMethod = Literal["analytic", "monte_carlo"]
 #: How the density of the aggregated posterior is estimated; see `total_correlation`.
 Estimator = Literal["stratified", "weighted", "exact"]
