@@ -450,8 +450,11 @@ X = torch.rand(4, 2)
         (TypeError, {"target": "x"}, ("target: expected", "str")),
         (ValueError, {"labels": range(5)}, ("labels: expected", "4 elements of x", "got 5")),
         (ValueError, {"labels": 3}, ("labels: expected", "one for each element", "got 3")),
-        (TypeError, {"labels": list("abcd")}, ("labels: expected numbers", "classes=", "list")),
-        (TypeError, {"labels": [[1], [1, 2], [], [3]]}, ("labels: expected numbers", "list")),
+        (
+            TypeError,
+            {"labels": [[1], [1, 2], [], [3]]},
+            ("labels: expected numbers or names", "list"),
+        ),
         (
             ValueError,
             {"binarize": "dynamc"},
@@ -526,3 +529,17 @@ def test_no_such_index(index: Any, refuses: Refuses) -> None:
 def test_no_such_split(parts: tuple[float, ...], refuses: Refuses) -> None:
     words = ("parts: expected", "add up to 1", "add up to 10", str(parts))
     refuses(ValueError, lambda: _numbered().split(*parts), *words)
+
+
+@pytest.mark.parametrize("make", [list, np.array, tuple])
+def test_labels_that_are_names_are_counted(make) -> None:
+    data = from_tensors(torch.zeros(4, 2), labels=make(["sit", "run", "sit", "walk"]))
+    assert data.classes == ("run", "sit", "walk")
+    assert data.labels.tolist() == [1, 0, 1, 2]
+
+
+def test_a_target_of_the_same_dtype_has_the_same_scale() -> None:
+    sixteen = torch.full((4, 2), 16, dtype=torch.uint8)
+    batch = from_tensors(sixteen, target=sixteen, scale=16)[:4]
+    assert torch.equal(batch["x"], torch.ones(4, 2))
+    assert torch.equal(batch["target"], torch.ones(4, 2))

@@ -399,3 +399,22 @@ def test_the_loss_of_an_element_does_not_depend_on_its_batch(seed: int, batch: i
         )
         for whole, single in zip(together, alone, strict=True):
             torch.testing.assert_close(whole[at], single, rtol=1e-12, atol=1e-12)
+
+
+def test_shapes_that_differ_are_refused(refuses) -> None:
+    q = draw(0, 4, 3)
+    refuses(ValueError, lambda: vk.kl_divergence(q, standard(5)), "prior", "(3,)", "(5,)")
+    z = torch.zeros(3, dtype=f64)
+    call = lambda: vk.kl_divergence(q, z=z, method="monte_carlo")  # noqa: E731
+    refuses(ValueError, call, "z", "(..., 4, 3)", "(3,)")
+
+
+@pytest.mark.parametrize("event_ndims", [1, 2])
+def test_the_default_prior_has_the_posteriors_shape(event_ndims: int) -> None:
+    mu, logvar = torch.randn(2, 2, 4, 3, dtype=f64)
+    q = DiagonalGaussian(mu, logvar, event_ndims)
+    z = q.rsample((20_000,))
+    draws = torch.stack(
+        [vk.kl_divergence(q, z=part, method="monte_carlo") for part in z.split(200)]
+    )
+    assert z_score(draws, vk.kl_divergence(q, method="analytic")).abs().max() < 5

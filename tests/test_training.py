@@ -79,9 +79,9 @@ class TestLoop:
 
     def test_rows_between_epochs(self) -> None:
         history = run(epochs=2, validate_every=3, validation=DATA)
-        assert history.step == [3, 4, 6, 8]
-        assert history.epoch == [0.75, 1.0, 1.5, 2.0]
-        assert len(history.validation["loss"]) == 4
+        assert history.step == [3, 6, 8]
+        assert history.epoch == [0.75, 1.5, 2.0]
+        assert len(history.validation["loss"]) == 3
 
     def test_history(self) -> None:
         schedule = vk.schedules.Linear(0, 1, steps=8)
@@ -120,12 +120,23 @@ class TestLoop:
             assert torch.equal(one, two)
 
     @pytest.mark.parametrize("objective", [vk.KL(), vk.Reconstruction() + vk.TotalCorrelation()])
-    def test_the_data_set_size_is_filled_in(self, objective, refuses) -> None:
+    def test_the_data_set_size_is_that_of_the_data(self, objective, refuses) -> None:
         history = run(objective=objective, steps=2)
         assert len(history) == 1
-        fresh = vk.Reconstruction() + vk.DecomposedKL()
-        run(objective=fresh, steps=1)
-        assert fresh.terms[1].dataset_size == 100
+        sizes = []
+
+        class Spy(vk.TotalCorrelation):
+            def forward(self, out, x):
+                sizes.append(self._aggregate()["dataset_size"])
+                return super().forward(out, x)
+
+        spy = vk.Reconstruction() + Spy()
+        run(objective=spy, data=DATA[:64], steps=1, validation=DATA)
+        assert sizes == [64, 100, 100, 100, 100]
+        assert spy.terms[1].dataset_size is None
+        with_own = vk.Reconstruction() + Spy(dataset_size=500)
+        run(objective=with_own, steps=1)
+        assert sizes[-1] == 500
         stream = (DATA[:32] for _ in range(5))
         call = lambda: run(objective=vk.TotalCorrelation() + vk.KL(), data=stream, steps=2)  # noqa: E731
         refuses(ValueError, call, "dataset_size", "TotalCorrelation()", "None")
@@ -348,3 +359,74 @@ def test_mnist_to_a_known_loss(mnist_root: str) -> None:
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(DATA)
+
+
+class TestWhatReviewFound:
+    def test_nan_or_divergence_names_what_step_and_batch(self) -> None:
+        bad = DATA.clone()
+        bad[40, 0, 3, 3] = math.nan
+        batches = list(bad.split(32))
+        with pytest.raises(NonFiniteLossError, match=r"x: expected no NaN.*step 1.*index 1") as e:
+            run(data=batches)
+        assert (e.value.step, e.value.batch_index, e.value.term) == (1, 1, "x")
+        model = tiny()
+        sgd = torch.optim.SGD(model.parameters(), 1e30)
+        with pytest.raises(NonFiniteLossError, match="at step"):
+            run(model, optimizer=sgd, epochs=5)
+
+    def test_losses_under_different_weights_are_not_compared(self) -> None:
+        warm_up = vk.schedules.Linear(0, 10, steps=40)
+        history = run(
+            objective=vk.Reconstruction() + warm_up * vk.KL(),
+            epochs=60,
+            validation=DATA,
+            patience=2,
+        )
+        assert history.step[history.best] > 40
+        assert history.weights["kl"][history.best] == 10
+
+    def test_a_tie_is_not_better(self) -> None:
+        model = tiny()
+        nothing = torch.optim.SGD(model.parameters(), 0.0)
+        history = run(model, optimizer=nothing, epochs=9, validation=DATA, patience=3)
+        assert (history.best, len(history), history.stopped) == (0, 4, "early")
+
+    def test_the_best_weights_come_back_however_it_ends(self) -> None:
+        model = tiny()
+        history = run(model, epochs=40, learning_rate=0.05, validation=1 - DATA, patience=39)
+        measured = evaluate(model, elbo(), 1 - DATA, batch_size=32)["loss"]
+        assert math.isclose(measured, min(history.validation["loss"]), rel_tol=1e-6)
+
+    def test_clipping_counts_what_is_trained(self) -> None:
+        model = tiny()
+        norms = []
+
+        class Spy(torch.optim.SGD):
+            def step(self, closure=None):
+                grads = [p.grad.norm() for g in self.param_groups for p in g["params"]]
+                norms.append(torch.stack(grads).norm().item())
+
+        run(model, optimizer=Spy(model.decoder.parameters(), 0.1), clip_grad_norm=0.1, steps=4)
+        np.testing.assert_allclose(norms, 0.1, rtol=1e-3)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_a_model_of_any_dtype_takes_arrays(self, dtype) -> None:
+        model = tiny().to(dtype)
+        run(model, data=DATA.double(), steps=2, validation=DATA.numpy())
+        assert evaluate(model, elbo(), DATA)["loss"] > 0
+
+    def test_refused_at_once(self, refuses) -> None:
+        tc = vk.Reconstruction() + vk.TotalCorrelation()
+        refuses(ValueError, lambda: run(objective=tc, batch_size=33), "batch_size", "33", "100")
+        refuses(TypeError, lambda: run(validation=iter([DATA])), "validation", "again")
+        refuses(TypeError, lambda: run(callbacks=print), "callbacks", "sequence")
+        refuses(TypeError, lambda: run(objective=vk.KL), "objective", "Reconstruction()")
+        refuses(TypeError, lambda: fit(torch.nn.Linear(2, 2), elbo(), DATA, epochs=1), "model")
+        refuses(TypeError, lambda: run(optimizer="adam"), "optimizer", "adam")
+        refuses(ValueError, lambda: run(epochs=0), "epochs", "got 0")
+        foreign = StepLR(torch.optim.Adam(tiny().parameters()), 3)
+        refuses(ValueError, lambda: run(scheduler=foreign), "scheduler", "another")
+        both = TensorDataset(DATA, 1 - DATA)
+        refuses(ValueError, lambda: run(data=both), "pairs", "target or a label")
+        assert run(data=both, pairs=False, steps=1).step == [1]
+        refuses(ValueError, lambda: vk.KL(name="loss"), "name", "'loss'")

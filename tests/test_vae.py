@@ -290,3 +290,14 @@ def test_likelihoods_bad_input(refuses) -> None:
     refuses(ValueError, lambda: vk.likelihoods.Bernoulli(()), "shape", "one dimension")
     refuses(ValueError, lambda: vk.likelihoods.Bernoulli((1, 0)), "shape", "above 0", "0")
     assert np.isclose(vk.likelihoods.Bernoulli((1, 4)).num_params, 4)
+
+
+def test_what_looks_like_two_things_is_refused(refuses) -> None:
+    model, x = tiny(), torch.zeros(4, 1, 8, 8)
+    refuses(ValueError, lambda: model.encode([x, x]), "x", "tuple", "iter(x)")
+    assert model.encode(iter([x, x])).mu.shape == (8, 2)
+    refuses(TypeError, lambda: vk.VAE(model.encoder.net, model.decoder), "encoder", "Network")
+    refuses(TypeError, lambda: vk.Encoder(model.encoder.net, 2), "latent", "2")
+    deep = torch.zeros(4, 5, 64)
+    refuses(ValueError, lambda: model(deep), "net", "(batch, 4)", "(4, 5, 4)")
+    assert model.encode(x.numpy().astype("float64")).mu.dtype == torch.float32

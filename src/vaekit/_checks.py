@@ -58,13 +58,17 @@ def eager() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level())
 
 
+class NotFiniteError(ValueError):
+    """What is raised for NaN and infinite values."""
+
+
 def no_nan(argument: str, value: Tensor, known: bool | None = None) -> None:
     """Name the argument that holds NaN. Looks at the values, so callers ask `eager` first."""
     suspect = math.isnan(value.detach().sum()) if known is None else known  # the quick look
     if suspect and value.isnan().any():
         count = int(value.isnan().sum())
         got = f"{count} NaN among {value.numel()} (shape {tuple(value.shape)})"
-        raise ValueError(expected(argument, "no NaN", got))
+        raise NotFiniteError(expected(argument, "no NaN", got))
 
 
 def finite(argument: str, value: Tensor) -> None:
@@ -73,7 +77,7 @@ def finite(argument: str, value: Tensor) -> None:
     if not value.isfinite().all():
         count = int((~value.isfinite()).sum())
         got = f"{count} infinite among {value.numel()} (shape {tuple(value.shape)})"
-        raise ValueError(expected(argument, "finite values", got))
+        raise NotFiniteError(expected(argument, "finite values", got))
 
 
 def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:

@@ -50,7 +50,8 @@ class DiagonalGaussian(Distribution):
     It unpacks into its parameters: ``mu, logvar = distribution``. The variance is
     ``exp(logvar)`` for every log-variance up to 40 either way; beyond, the exponential goes on as a
     straight line, for sampling, density and divergence alike, so that in float32 any parameters
-    from -1e4 to 1e4 give finite losses, and gradients that are not zero and lead back.
+    from -1e4 to 1e4 have a finite divergence from the standard normal, and a gradient that is not
+    zero and leads back.
 
     Args:
         mu: The means.

@@ -59,7 +59,7 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
         tensor([44.3614, 44.3614, 44.3614, 44.3614])
 
     References:
-        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 8.
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
     log_prob: Tensor = likelihood.log_prob(x)
     return -log_prob
@@ -84,7 +84,7 @@ def kl_divergence(
     z: Tensor | None = None,
     method: KLMethod | None = None,
 ) -> Float[Tensor, "*batch"]:
-    r"""Kullback-Leibler divergence of the prior from the posterior.
+    r"""Kullback-Leibler divergence of the posterior from the prior.
 
     .. math:: \operatorname{KL}\left( q(z \mid x) \,\|\, p(z) \right)
               = \mathbb{E}_{q(z \mid x)} \left[ \log q(z \mid x) - \log p(z) \right]
@@ -110,7 +110,7 @@ def kl_divergence(
     Raises:
         NotImplementedError: If the analytic form is asked for and there is none.
         TypeError: If one argument is a tensor and the other is not.
-        ValueError: If the method is unknown.
+        ValueError: If the method is unknown, or the shapes of posterior, prior and ``z`` differ.
 
     Example:
         >>> mu, logvar = torch.ones(4, 2), torch.zeros(4, 2)
@@ -138,6 +138,7 @@ def kl_divergence(
                 ) from error
     if z is None:
         z = q.rsample()
+    _checks.trailing_shape("z", z, (*q.batch_shape, *q.event_shape))
     difference: Tensor = q.log_prob(z) - p.log_prob(z)
     return difference.mean(0) if difference.ndim > len(q.batch_shape) else difference
 
@@ -299,9 +300,13 @@ def _posterior_and_prior(
         raise TypeError(_checks.expected("prior", what, type(prior).__name__))
     if prior is None:
         mean = posterior.mean
-        return posterior, StandardGaussian(mean.new_zeros(posterior.event_shape))
+        zeros = mean.new_zeros(posterior.event_shape)
+        return posterior, StandardGaussian(zeros, len(posterior.event_shape))
     if isinstance(prior, Tensor):
         raise TypeError(_checks.expected("prior", "a distribution, as posterior is", "a tensor"))
+    if posterior.event_shape != prior.event_shape:
+        what = f"the posterior's event shape, {tuple(posterior.event_shape)}"
+        raise ValueError(_checks.expected("prior", what, tuple(prior.event_shape)))
     return posterior, prior
 
 

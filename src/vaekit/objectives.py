@@ -7,6 +7,7 @@ own holds them apart from the model's.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -149,6 +150,8 @@ class Term(nn.Module, ABC):
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        if name == "loss":
+            raise ValueError(_checks.expected("name", "another than the total's", repr(name)))
         self.name = name
 
     @abstractmethod
@@ -210,7 +213,7 @@ class Reconstruction(Term):
 
 
 class KL(Term):
-    """`vaekit.losses.kl_divergence` of prior from posterior, as a term.
+    """`vaekit.losses.kl_divergence` of posterior from prior, as a term.
 
     Args:
         method: ``"analytic"``, ``"monte_carlo"``, or None for the analytic one where there is one.
@@ -254,12 +257,16 @@ class _Aggregate(Term):
             _checks.positive_int("dataset_size", dataset_size)
         self.estimator = estimator
         self.dataset_size = dataset_size
+        self.run_size: int | None = None  # what stands in for it while data are gone through
         self.dataset_posterior = dataset_posterior
+        if dataset_posterior is not None:
+            mu, logvar = dataset_posterior
+            self.dataset_posterior = DiagonalGaussian(mu.detach(), logvar.detach())
 
     def _aggregate(self) -> dict[str, object]:
         return {
             "estimator": self.estimator,
-            "dataset_size": self.dataset_size,
+            "dataset_size": self.run_size if self.dataset_size is None else self.dataset_size,
             "dataset_posterior": self.dataset_posterior,
         }
 
@@ -273,8 +280,10 @@ class TotalCorrelation(_Aggregate):
 
     Args:
         estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
-        dataset_size: The number of elements of the data set; `vaekit.fit` fills it in.
-        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone.
+        dataset_size: The number of elements of the data set; if None, that of the data which
+            `vaekit.fit` or `vaekit.training.evaluate` goes through.
+        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
+            without gradients, so for measuring rather than for training.
         name: What the term is called.
 
     Example:
@@ -307,8 +316,10 @@ class DecomposedKL(_Aggregate):
         total_correlation: :math:`\beta`, likewise.
         dimension_wise_kl: :math:`\gamma`, likewise.
         estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
-        dataset_size: The number of elements of the data set; `vaekit.fit` fills it in.
-        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone.
+        dataset_size: The number of elements of the data set; if None, that of the data which
+            `vaekit.fit` or `vaekit.training.evaluate` goes through.
+        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
+            without gradients, so for measuring rather than for training.
 
     Example:
         >>> Reconstruction() + DecomposedKL(total_correlation=6)
@@ -364,9 +375,7 @@ def _pairs(objective: Objective | Term) -> "list[tuple[Term, Weight]]":
 
 
 def _check_weight(weight: object) -> None:
-    if isinstance(weight, nn.Module | Tensor) or not (
-        callable(weight) or isinstance(weight, int | float)
-    ):
+    if isinstance(weight, nn.Module | Tensor) or not (callable(weight) or isinstance(weight, Real)):
         what = "a number or a function of the step"
         raise TypeError(_checks.expected("weight", what, repr(weight)))
 

@@ -205,11 +205,13 @@ def latent_scatter(
     if y is None:
         ax.scatter(points[:, 0], points[:, 1], s=6)
     else:
+        classes = getattr(data, "classes", ())
         palette = _import("matplotlib").colormaps["tab10" if len(np.unique(y)) <= 10 else "tab20"]
         for index, label in enumerate(np.unique(y)):
             chosen = points[y == label]
             colour = palette(index % palette.N)
-            ax.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colour, label=str(label))
+            name = classes[int(label)] if classes else label
+            ax.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colour, label=str(name))
         ax.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
@@ -232,9 +234,10 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
     """
     training = history[term]
     ax = _axes(ax, (6, 4))
-    ax.plot(history.epoch, training, label="training")
+    marker = "o" if len(history) == 1 else ""  # one point makes no line
+    ax.plot(history.epoch, training, marker=marker, label="training")
     if term in history.validation:
-        ax.plot(history.epoch, history.validation[term], label="validation")
+        ax.plot(history.epoch, history.validation[term], marker=marker, label="validation")
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{term.replace('_', ' ')} (nats)")
     ax.legend(frameon=False)

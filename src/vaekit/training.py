@@ -28,30 +28,33 @@ Stopped = Literal["finished", "interrupted", "early", "callback"]
 Callback = Callable[["TrainingState"], bool | None]
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or NaN. The model is as it was before that step.
+class NonFiniteLossError(ArithmeticError, ValueError):
+    """The loss, or what it is made of, became infinite or NaN.
+
+    The model's parameters are as they were before that step.
 
     Attributes:
         step: The step, counted from 0.
-        term: The first term that is not finite, or ``"loss"`` if only their sum is not.
+        term: What is not finite: the first such term, ``"loss"`` if only their sum is not, or what
+            holds the values: ``"x"``, ``"mu"``, a parameter's name.
         batch_index: The batch's index in its epoch, counted from 0.
         history: What was measured until then.
     """
 
     history: "History"
 
-    def __init__(self, step: int, term: str, batch_index: int, value: float) -> None:
+    def __init__(self, step: int, term: str, batch_index: int, what: str) -> None:
         super().__init__(
-            f"{term}: expected a finite value, got {value} at step {step} (index {batch_index} of "
-            "its epoch's batches). The model is as it was before that step; a lower learning rate "
-            "or clip_grad_norm= often helps."
+            f"{what} This was at step {step}, the batch of index {batch_index} in its epoch; the "
+            "model's parameters are as they were before it. Where the data are sound, a lower "
+            "learning rate or clip_grad_norm= often helps."
         )
         self.step, self.term, self.batch_index = step, term, batch_index
 
 
 @dataclass
 class History:
-    """What training measured: a row for each epoch, or every ``validate_every`` steps.
+    """What training measured: a row for each epoch, or for every ``validate_every`` steps.
 
     Attributes:
         step: How many steps had been taken at the end of each row.
@@ -62,7 +65,8 @@ class History:
         weights: The weight of each named term at the end of each row.
         learning_rate: The learning rate at the end of each row.
         stopped: ``"finished"``, ``"interrupted"``, ``"early"`` or ``"callback"``.
-        best: The row of the lowest validation loss; None without validation.
+        best: The row of the lowest validation loss since the weights last changed, for losses under
+            different weights are not to be compared; None without validation.
         seed: The seed that was given.
 
     Example:
@@ -122,8 +126,14 @@ class History:
         ):
             for name, value in row.items():
                 table.setdefault(name, []).append(value)
-        if validation and validation["loss"] <= min(self.validation["loss"]):
+        if validation and (self.best is None or self._better_than(self.best)):
             self.best = len(self) - 1
+
+    def _better_than(self, row: int) -> bool:
+        """Tell whether the newest row has a lower loss than another, or other weights."""
+        if any(weights[-1] != weights[row] for weights in self.weights.values()):
+            return True
+        return self.validation["loss"][-1] < self.validation["loss"][row]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain numbers, lists and dictionaries, ready for JSON."""
@@ -159,7 +169,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 128,
-    pairs: bool = False,
+    pairs: bool | None = None,
     validation: Any = None,
     validate_every: int | None = None,
     optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
@@ -183,13 +193,14 @@ def fit(
         objective: What is minimised: ``vk.Reconstruction() + 4 * vk.KL()``.
         data: A data set, a loader, an array, or any iterable of batches ``x``, ``(x, y)`` or of
             mappings with ``x`` (and ``target``, where that differs).
-        epochs: How often to go through the data.
-        steps: How many steps to take; give this or ``epochs``.
+        epochs: How often to go through the data; give this or ``steps``.
+        steps: How many steps to take.
         batch_size: How many elements a batch has, where the data come unbatched.
-        pairs: Whether a batch is ``(input, target)``: the second to be reconstructed from the
-            first.
+        pairs: Whether a batch is ``(input, target)``, the second to be reconstructed from the
+            first, or ``(x, label)``. None takes the second for a label, and refuses where it could
+            be either.
         validation: Data to evaluate on at the end of each row of the history.
-        validate_every: How many steps make a row; an epoch if None.
+        validate_every: How many steps make a row of the history; an epoch if None.
         optimizer: One over the parameters of ``model`` and ``objective``, or a function that makes
             one of them. If None, Adam with ``learning_rate``, fused where that exists.
         learning_rate: Of that Adam.
@@ -197,11 +208,13 @@ def fit(
             advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
             (the training loss without validation).
         clip_grad_norm: What the gradient's norm is cut to.
-        patience: After how many rows without a lower validation loss to stop; the weights of the
-            best row are then put back.
+        patience: After how many rows without a lower validation loss to stop. While schedules
+            still change the objective, every row counts as the best. At the end, whether it stopped
+            early or finished, the parameters of the best row are put back.
         seed: Of everything that is random, for a run that repeats. Sets torch's, numpy's and
             Python's global generators.
-        compile: Whether to run the forward pass and the losses through ``torch.compile``.
+        compile: Whether to run the forward pass and the losses through ``torch.compile``. A graph
+            looks at no values, so the data are then checked in the first batch alone.
         progress: Whether to show a bar.
         callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
             True ends training.
@@ -210,8 +223,9 @@ def fit(
         The history, in nats.
 
     Raises:
-        NonFiniteLossError: If the loss is infinite or NaN, naming the step, the term and the
-            batch; the model is left as it was before that step.
+        NonFiniteLossError: If the loss, the data or the parameters are infinite or NaN, naming
+            what, the step and the batch; the parameters are left as they were before that step.
+        NotImplementedError: If started by a launcher in several processes.
         TypeError: If the data are none that can be gone through.
         ValueError: If an argument does not fit, the data are empty, or they lie outside the
             likelihood's support.
@@ -230,8 +244,12 @@ def fit(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    objective = objective if isinstance(objective, Objective) else Objective((objective, 1))
+    objective = _check_parts(model, objective)
     _check_length(epochs, steps, data)
+    for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
+        if not callable(callback):
+            what = "a sequence of functions"
+            raise TypeError(_checks.expected("callbacks", what, repr(callbacks)))
     if patience is not None:
         _checks.positive_int("patience", patience)
         if validation is None:
@@ -243,10 +261,15 @@ def fit(
     _checks.number("learning_rate", learning_rate, above=0)
     if seed is not None:
         set_seed(seed)
+    if isinstance(validation, Iterator):
+        what = "data that can be gone through again"
+        raise TypeError(_checks.expected("validation", what, type(validation).__name__))
+    dtype = _dtype(model)
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
-    loader = datasets.loader(data, batch_size, shuffle=True)
-    _fill_in_dataset_size(objective, datasets.size(data))
+        _check_last_batch(objective, "validation", validation, batch_size)
+    loader = datasets.loader(data, batch_size, shuffle=True, dtype=dtype)
+    _check_last_batch(objective, "data", data, batch_size)
 
     # Batches and model meet on the model's device, so placing them is not left to accelerate. In
     # one process of full precision its wrappers of backward() and of the optimiser do nothing but
@@ -259,11 +282,15 @@ def fit(
     parameters = [*model.parameters(), *objective.parameters()]
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        what = "one over the optimiser in use, or a function that makes one of it"
+        raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     by_step = None if plateau or scheduler is None else accelerator.prepare_scheduler(scheduler)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader, device_placement=False)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
     forward = _forward(model, objective, compile)
 
     def measure(step: int) -> dict[str, float] | None:
@@ -278,7 +305,11 @@ def fit(
 
     model.train()
     try:
-        with _interruptible() as interrupted, _Bar(total_steps, progress) as bar:
+        with (
+            _dataset_size(objective, datasets.size(data)),
+            _interruptible() as interrupted,
+            _Bar(total_steps, progress) as bar,
+        ):
             while not done:
                 epoch += 1
                 batch_index = -1
@@ -289,18 +320,21 @@ def fit(
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
-                    values = forward(x, target)
-                    total = objective.total(values, step)
-                    numbers = _numbers([total, *values.values()])
-                    if not all(map(math.isfinite, numbers)):
-                        _explain(model, x, target)
-                        name, value = _not_finite(["loss", *values], numbers)
-                        raise NonFiniteLossError(step, name, batch_index, value)
-                    for parameter in trained:
+                    try:
+                        values = forward(x, target)
+                        total = objective.total(values, step)
+                        numbers = _numbers([total, *values.values()])
+                        if not all(map(math.isfinite, numbers)):
+                            _explain(model, x, target, ["loss", *values], numbers)
+                    except _checks.NotFiniteError as error:
+                        what = str(error)
+                        name = what.split(":")[0]
+                        raise NonFiniteLossError(step, name, batch_index, what) from error
+                    for parameter in cleared:
                         parameter.grad = None
                     total.backward()
                     if clip_grad_norm is not None:
-                        accelerator.clip_grad_norm_(parameters, clip_grad_norm)
+                        accelerator.clip_grad_norm_(trained, clip_grad_norm)
                     optimizer.step()
                     if by_step is not None:
                         by_step.step()
@@ -318,13 +352,15 @@ def fit(
                     _say_empty(epoch)
                     break
                 part = _part(batch_index, loader) if done else 1.0
-                done = rows.close(step, epoch, part) or done or epoch == epochs
+                done = done or epoch == epochs
+                if done or validate_every is None:
+                    done = rows.close(step, epoch, part) or done
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
     finally:
         model.eval()
-        if rows.best is not None and history.stopped == "early":
+        if rows.best is not None and history.stopped in ("early", "finished"):
             model.load_state_dict(rows.best)
     return history
 
@@ -336,7 +372,7 @@ def evaluate(
     data: Any,
     *,
     batch_size: int = 128,
-    pairs: bool = False,
+    pairs: bool | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -363,14 +399,14 @@ def evaluate(
         TypeError: If the data are none that can be gone through.
         ValueError: If there are none.
     """
-    objective = objective if isinstance(objective, Objective) else Objective((objective, 1))
+    objective = _check_parts(model, objective)
     device = _device(model)
     sums = _Sums()
     devices = [device] if device.type not in ("cpu", "mps") else []
     fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
-    with evaluating(model), fork:
+    with evaluating(model), fork, _dataset_size(objective, datasets.size(data)):
         torch.manual_seed(seed)
-        for raw in datasets.loader(data, batch_size):
+        for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
             loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
             numbers = _numbers([loss.total, *loss.terms.values()])
@@ -429,7 +465,7 @@ class _Rows:
             train=train,
             validation=measured,
             weights=self.objective.weights(step - 1),
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
         )
         self._sums, self._started, self._closed_at = _Sums(), time.perf_counter(), step
         if self.plateau is not None:
@@ -496,7 +532,7 @@ def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
         raise ValueError(_checks.expected("epochs", "either epochs= or steps=", got))
-    _checks.positive_int("epochs" if steps is None else "steps", epochs or steps)
+    _checks.positive_int(*(("epochs", epochs) if steps is None else ("steps", steps)))
     if epochs is not None and epochs > 1 and isinstance(data, Iterator):
         what = "data that can be gone through again, where epochs is above 1"
         hint = "Give steps= instead, or an object with __iter__."
@@ -508,13 +544,53 @@ def _device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _fill_in_dataset_size(objective: Objective, size: int | None) -> None:
-    for term in objective.terms:
-        if getattr(term, "dataset_size", 0) is None and getattr(term, "estimator", "") != "exact":
+def _dtype(model: nn.Module) -> torch.dtype:
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floats, torch.get_default_dtype())
+
+
+def _check_parts(model: Any, objective: Any) -> Objective:
+    if not isinstance(model, VAE):
+        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
+    if isinstance(objective, Term):
+        return Objective((objective, 1))
+    if not isinstance(objective, Objective):
+        what = "an objective, like vk.Reconstruction() + vk.KL()"
+        raise TypeError(_checks.expected("objective", what, repr(objective)))
+    return objective
+
+
+def _without_size(objective: Objective) -> list[Any]:
+    """List the terms that need the number of elements and were not given it."""
+    terms = [term for term in objective.terms if getattr(term, "dataset_size", 0) is None]
+    return [term for term in terms if term.estimator != "exact"]
+
+
+@contextmanager
+def _dataset_size(objective: Objective, size: int | None) -> Iterator[None]:
+    """Tell the terms the number of elements while the data are gone through."""
+    terms = _without_size(objective)
+    before = [term.run_size for term in terms]
+    try:
+        for term in terms:
             if size is None:
-                what = f"the number of elements, which these data do not tell, in {term!r}"
+                what = f"a number in {term!r}, since these data do not tell how many they are"
                 raise ValueError(_checks.expected("dataset_size", what, None))
-            term.dataset_size = size  # type: ignore[assignment]
+            term.run_size = size
+        yield
+    finally:
+        for term, old in zip(terms, before, strict=True):
+            term.run_size = old
+
+
+def _check_last_batch(objective: Objective, argument: str, data: Any, batch_size: int) -> None:
+    """Refuse a last batch of one element where a term compares the elements of a batch."""
+    stratified = [t for t in objective.terms if getattr(t, "estimator", "") == "stratified"]
+    size = None if isinstance(data, torch.utils.data.DataLoader) else datasets.size(data)
+    if stratified and size is not None and size > 1 and size % batch_size == 1:
+        what = f"a size that leaves no batch of one element, for {stratified[0]!r}"
+        got = f"{batch_size} for the {size} elements of {argument}"
+        raise ValueError(_checks.expected("batch_size", what, got))
 
 
 def _make_optimizer(
@@ -531,6 +607,9 @@ def _make_optimizer(
     if not parameters:
         raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
     if given is not None:
+        if not callable(given):
+            what = "an optimiser, or a function that makes one of the parameters"
+            raise TypeError(_checks.expected("optimizer", what, repr(given)))
         return given(parameters)
     try:
         return torch.optim.Adam(parameters, learning_rate, fused=True)
@@ -589,16 +668,14 @@ def _say_empty(epoch: int) -> None:
     warnings.warn(f"data: nothing came in epoch {epoch}; training ended.", stacklevel=3)
 
 
-def _not_finite(names: Sequence[str], numbers: Sequence[float]) -> tuple[str, float]:
-    """Name the first term that is not finite; the total only if every term is."""
-    for name, value in [*zip(names, numbers, strict=True)][1:]:
-        if not math.isfinite(value):
-            return name, value
-    return names[0], numbers[0]
-
-
-def _explain(model: nn.Module, x: Tensor, target: Tensor) -> None:
-    """Name what is not finite, where it is the data or the weights rather than the loss."""
+def _explain(
+    model: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], numbers: Sequence[float]
+) -> None:
+    """Name what is not finite: the data, the weights, or else the term."""
     for argument, value in (("x", x), ("target", target), *model.named_parameters()):
         if value.is_floating_point():
             _checks.finite(argument, value)
+    terms = [*zip(names, numbers, strict=True)]
+    for name, number in [*terms[1:], terms[0]]:  # the total only if every term is finite
+        if not math.isfinite(number):
+            raise _checks.NotFiniteError(_checks.expected(name, "a finite value", number))

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit import _checks, datasets
+from vaekit.datasets.batches import alike
 from vaekit.distributions import DiagonalGaussian
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
@@ -48,6 +49,8 @@ class Encoder(nn.Module):
 
     def __init__(self, net: nn.Module, latent: GaussianLatent) -> None:
         super().__init__()
+        if not hasattr(latent, "num_params"):
+            raise TypeError(_checks.expected("latent", "a GaussianLatent", repr(latent)))
         _check_outputs(net, latent, latent.num_params)
         self.net = net
         self.latent = latent
@@ -57,7 +60,7 @@ class Encoder(nn.Module):
         params = self.net(x)
         if isinstance(params, tuple | list):
             params = torch.cat(tuple(params), dim=-1)
-        if params.ndim < 2 or params.shape[-1] != self.latent.num_params:
+        if params.ndim != 2 or params.shape[-1] != self.latent.num_params:
             what = f"(batch, {self.latent.num_params}) outputs, as {self.latent} takes"
             raise ValueError(_checks.expected("net", what, tuple(params.shape)))
         try:
@@ -93,6 +96,8 @@ class Decoder(nn.Module):
 
     def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
+        if not hasattr(likelihood, "num_params"):
+            raise TypeError(_checks.expected("likelihood", "a Likelihood", repr(likelihood)))
         _check_outputs(net, likelihood, likelihood.num_params)
         self.net = net
         self.likelihood = likelihood
@@ -168,6 +173,10 @@ class VAE(nn.Module):
         self, encoder: Encoder, decoder: Decoder, prior: Callable[[], Distribution] | None = None
     ) -> None:
         super().__init__()
+        if not hasattr(getattr(encoder, "latent", None), "dim"):
+            what = "an Encoder, or a module with the latent it infers as its attribute `latent`"
+            hint = "Encoder(net, GaussianLatent(dim)) makes one of a network."
+            raise TypeError(_checks.expected("encoder", what, type(encoder).__name__, hint))
         self.encoder = encoder
         self.decoder = decoder
         self.prior = StandardNormal(encoder.latent.dim) if prior is None else prior
@@ -187,6 +196,10 @@ class VAE(nn.Module):
             ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(dim,)``.
         """
         if datasets.is_batch(x):
+            if isinstance(x, list) and len(x) > 1 and alike(x[0], x[1]):
+                what = "a tuple (x, y), or an iterator over batches, iter(x)"
+                got = "a list of tensors alike, which could be either"
+                raise ValueError(_checks.expected("x", what, got))
             posterior: DiagonalGaussian = self.encoder(datasets.unpack(x).x)
             return posterior
         mu, logvar = self._over(x, lambda batch: tuple(self.encode(batch)))

@@ -31,13 +31,14 @@ class ArrayDataset(Dataset[Any]):
 
     Args:
         x: The data, first dimension over elements: a tensor, a numpy array, or a memory-mapped one.
-        labels: One for each element; kept, and never used in training.
+        labels: One for each element, a number or a name; kept, and never used in training.
         target: What is to be reconstructed in place of ``x``, where that differs.
         binarize: ``"none"``; ``"threshold"``: 1 where the value is at least ``threshold``;
             ``"dynamic"``: 1 with the value as its probability, drawn afresh every time an element
             is read; ``"static"``: the same, drawn once.
         threshold: Where ``"threshold"`` cuts, in (0, 1].
-        scale: What values are divided by. By default 255 for bytes and 1 for everything else.
+        scale: What values are divided by (a target's too, where it has the dtype of ``x``). By
+            default 255 for bytes and 1 for everything else.
         seed: Of the ``"static"`` draw. The ``"dynamic"`` one follows torch's global generator.
         dtype: Of the floats that batches are made of; torch's default dtype if None. Whole numbers
             other than bytes (counts, tokens) come as they are.
@@ -76,7 +77,10 @@ class ArrayDataset(Dataset[Any]):
         _checks.one_of("binarize", binarize, get_args(Binarize))
         self._x = _as_array("x", x)
         self._target = None if target is None else _as_array("target", target)
-        self.labels = None if labels is None else _as_labels(labels)
+        names: Sequence[str] = ()
+        if labels is not None:
+            labels, names = _as_labels(labels)
+        self.labels: Tensor | None = labels
         for argument, other in (("labels", self.labels), ("target", self._target)):
             if other is not None and len(other) != len(self._x):
                 what = f"one for each of the {len(self._x)} elements of x"
@@ -87,10 +91,15 @@ class ArrayDataset(Dataset[Any]):
             raise ValueError(_checks.expected("threshold", "a number in (0, 1]", threshold))
         default_scale = 255 if self._x.dtype in (torch.uint8, np.uint8) else 1
         self._scale = default_scale if scale is None else _checks.number("scale", scale, above=0)
+        self._target_scale: float = 1
+        if self._target is not None and self._target.dtype == self._x.dtype:
+            self._target_scale = self._scale
+        elif self._target is not None and self._target.dtype in (torch.uint8, np.uint8):
+            self._target_scale = 255
         self.dtype = torch.get_default_dtype() if dtype is None else dtype
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(_checks.expected("dtype", "a floating-point dtype of torch's", dtype))
-        self.classes = tuple(classes)
+        self.classes = tuple(classes or names)
         self._rows: Tensor | None = None
         if binarize != "none":
             self._check_unit_interval()
@@ -224,8 +233,7 @@ class ArrayDataset(Dataset[Any]):
         y = None if self.labels is None else self.labels[indices.to(self.labels.device)]
         if self._target is None:
             return x, y
-        scale = 255 if self._target.dtype in (torch.uint8, np.uint8) else 1
-        target = _floats(_take(self._target, rows), scale, self.dtype)
+        target = _floats(_take(self._target, rows), self._target_scale, self.dtype)
         return {"x": x, "target": target} | ({} if y is None else {"y": y})
 
     def _check_unit_interval(self) -> None:
@@ -308,11 +316,18 @@ def _as_array(argument: str, value: Any) -> Array:
     return array
 
 
-def _as_labels(labels: Any) -> Tensor:
-    tensor = _as_tensor("labels", labels, "numbers (names go to classes=)")
+def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
+    """Make labels of numbers; names are counted in alphabetical order, and returned."""
+    names: Sequence[str] = ()
+    if isinstance(labels, Sequence) and labels and all(isinstance(each, str) for each in labels):
+        labels = np.asarray(labels)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "U":
+        found, labels = np.unique(labels, return_inverse=True)
+        names = [str(name) for name in found]
+    tensor = _as_tensor("labels", labels, "numbers or names")
     if not tensor.ndim:
         raise ValueError(_checks.expected("labels", "one for each element", repr(labels)))
-    return tensor
+    return tensor, names
 
 
 def _as_tensor(argument: str, value: Any, what: str) -> Tensor:

@@ -44,13 +44,14 @@ def is_batch(value: Any) -> bool:
     return isinstance(value, np.ndarray | Mapping)
 
 
-def unpack(batch: Any, *, pairs: bool = False) -> Batch:
+def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
     """Find the data, the target and the labels in a batch.
 
     Args:
         batch: ``x``; ``(x, y)``; or a mapping with ``x`` and, where there are any, ``target``
             and ``y``.
-        pairs: Whether the second of a pair is the target, and not a label.
+        pairs: Whether the second of a pair is the target, and not a label; None refuses a pair that
+            looks like either.
 
     Raises:
         TypeError: If it is none of these.
@@ -70,23 +71,41 @@ def unpack(batch: Any, *, pairs: bool = False) -> Batch:
         if pairs and batch.get("target") is None:
             got = f"keys {list(batch)}"
             raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
-        x = torch.as_tensor(batch["x"])
-        target = x if batch.get("target") is None else torch.as_tensor(batch["target"])
+        x = _tensor(batch["x"])
+        target = x if batch.get("target") is None else _tensor(batch["target"])
         return Batch(x, target, batch.get("y"))
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor | np.ndarray):
-        x, rest = torch.as_tensor(batch[0]), list(batch[1:])
+        x, rest = _tensor(batch[0]), list(batch[1:])
         if pairs and not rest:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
+        if pairs is None and rest and alike(x, rest[0]):
+            what = "pairs=True or pairs=False"
+            got = "batches (a, b) of one shape, where b may be a target or a label"
+            raise ValueError(_checks.expected("pairs", what, got))
         if pairs:
-            return Batch(x, torch.as_tensor(rest[0]), rest[1] if len(rest) > 1 else None)
+            return Batch(x, _tensor(rest[0]), rest[1] if len(rest) > 1 else None)
         return Batch(x, x, rest[0] if rest else None)
     if isinstance(batch, Tensor | np.ndarray):
         if pairs:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
-        x = torch.as_tensor(batch)
+        x = _tensor(batch)
         return Batch(x, x)
     what = "x, (x, y) or a mapping with 'x'"
     raise TypeError(_checks.expected("batch", what, type(batch).__name__))
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Tell whether two tensors could both be data: of floats and of one shape but for the batch."""
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and other.is_floating_point() and one.ndim > 1 and one.shape[1:] == other.shape[1:]
+
+
+def _tensor(value: Any) -> Tensor:
+    """Make a tensor; numpy's floats become torch's default ones, as in `from_tensors`."""
+    tensor = torch.as_tensor(value)
+    if not isinstance(value, Tensor) and tensor.is_floating_point():
+        return tensor.to(torch.get_default_dtype())
+    return tensor
 
 
 def loader(
@@ -95,6 +114,7 @@ def loader(
     *,
     shuffle: bool = False,
     generator: Generator | None = None,
+    dtype: torch.dtype | None = None,
     argument: str = "data",
 ) -> Iterable[Any]:
     """Return an iterable over batches of whatever data are given.
@@ -105,6 +125,7 @@ def loader(
         batch_size: How many elements a batch has, where it is for us to say.
         shuffle: Whether a ``Dataset`` is gone through in random order.
         generator: Of that order; torch's global one if None.
+        dtype: Of the floats made of a bare tensor or array; torch's default dtype if None.
         argument: How errors name the data.
 
     Raises:
@@ -113,7 +134,7 @@ def loader(
     """
     _checks.positive_int("batch_size", batch_size)
     if isinstance(data, Tensor | np.ndarray):
-        data = from_tensors(data)
+        data = from_tensors(data, dtype=dtype)
     if isinstance(data, tuple | Mapping):
         what = "a data set, a loader or an array"
         hint = "Arrays that belong together: vaekit.datasets.from_tensors(x, labels)."
