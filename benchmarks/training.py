@@ -211,12 +211,16 @@ def main() -> None:
     if "torchvision DataLoader loop" in times:
         speed_up = ratio("torchvision DataLoader loop", "fit")
         bars["torchvision loop over fit"] = (speed_up, "at least", 2.5)
+    judged = {}
     for name, (value, sense, bar) in bars.items():
         met = value <= bar if sense == "at most" else value >= bar
-        print(f"{name}: {value:.3f} ({sense} {bar}: {'met' if met else 'MISSED'})")
+        judged[name] = f"{value:.3f} ({sense} {bar}: {'met' if met else 'MISSED'})"
+        print(f"{name}: {judged[name]}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"machine": machine, "bars": judged, "rows": rows}, indent=2) + "\n"
+        )
 
 
 def _synchronise(device: str) -> None:

@@ -77,12 +77,14 @@ rows = [
 ]
 objective = vk.Reconstruction() + vk.KL()
 history = vk.fit(model, objective, rows, epochs=args.epochs, seed=0)
-print(f"table:    {history}, sigma {likelihood.sigma:.2f} of a column's spread")
+print(f"table: {history}")
+print(f"sigma {likelihood.sigma:.2f} of a column's spread")
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 vk.plots.latent_scatter(model, rows, ax=axes[0])
-axes[0].set_title("Wines by their latents; colours: three growers, never shown")
+axes[0].set_title("Wines by their latents, coloured by grower")
 vk.plots.curves(history, ax=axes[1])
+axes[1].set_title("Negative ELBO")
 figure.savefig(args.out / "table.png", dpi=120)
 
 # %%
@@ -113,7 +115,7 @@ noisy = (waves + 0.1 * torch.randn_like(waves))[..., None]  # (2000, 50, 1)
 train, test = vk.datasets.from_tensors(noisy, labels=(3 * frequency[:, 0]).long()).split(0.9, 0.1)
 
 latent = vk.GaussianLatent(6)
-likelihood = vk.likelihoods.Gaussian((50, 1), sigma=0.3, learn_sigma=True)
+likelihood = vk.likelihoods.Gaussian((50, 1), sigma=0.2, learn_sigma=True)
 model = vk.VAE(
     SequenceEncoder(1, 64, latent), vk.Decoder(vk.networks.mlp(6, [128, 128], 50), likelihood)
 )
@@ -127,18 +129,23 @@ history = vk.fit(
     clip_grad_norm=5.0,
     seed=0,
 )
-print(f"sequence: {history}, sigma {likelihood.sigma:.2f} (the noise put in: 0.10)")
+print(f"sequence: {history}")
+print(f"sigma {likelihood.sigma:.2f}; the noise put in: 0.10")
 
 # %%
 # Left, what went in (dots) and what came out (lines): the lines should follow the waves and not the
-# noise. Right, draws from the prior: waves that were never in the data.
+# noise. Right, draws from the prior: most are smooth waves that were never in the data. Sigma, the
+# standard deviation of what is left over, falls towards the noise the longer it is trained.
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
 x, _ = test[:4]
 for index, (given, made) in enumerate(zip(x, model.reconstruct(x).detach(), strict=True)):
     axes[0].plot(time, given[:, 0], ".", markersize=3, color=f"C{index}")
     axes[0].plot(time, made[:, 0], color=f"C{index}")
-axes[0].set_title("Test sequences and their reconstructions")
+axes[0].set_title("Test sequences (dots) and their reconstructions (lines)")
+axes[0].set_xlabel("time")
+axes[0].set_ylabel("value")
+axes[1].set_xlabel("time")
 for wave in model.sample(6, generator=torch.Generator().manual_seed(0)):
     axes[1].plot(time, wave[:, 0])
 axes[1].set_title("Decoded from draws of the prior")

@@ -82,7 +82,8 @@ print(f"KL              {measured['kl']:8.2f} nats")
 # %%
 # Reconstructions
 # ---------------
-# Look for the same digit below: blurred is right, another digit is not.
+# Look for the same digit below: blurred is right, another digit is not. At 8x8 pixels some digits
+# are hard to tell even above; MNIST shows it better.
 
 args.out.mkdir(parents=True, exist_ok=True)
 
@@ -98,7 +99,8 @@ save("reconstructions.png", vk.plots.reconstructions(model, grey, n=12))
 # %%
 # Samples
 # -------
-# Draws from the prior, decoded. Most should be digits that somebody could have written.
+# Draws from the prior, decoded. Many should be digits that somebody could have written, and those
+# between two digits show where the latent space passes from one to the other.
 
 generator = torch.Generator(args.device).manual_seed(args.seed)
 save("samples.png", vk.plots.samples(model, 64, generator=generator))
@@ -109,12 +111,16 @@ save("samples.png", vk.plots.samples(model, 64, generator=generator))
 # The model never saw the labels that give the colours: digits of one kind lie together because they
 # look alike.
 
-save("latents.png", vk.plots.latent_scatter(model, grey, method="tsne"))
+ax = vk.plots.latent_scatter(model, grey, method="tsne")
+ax.set_title("Posterior means of the test digits")
+save("latents.png", ax)
 
 # %%
 # Training
 # --------
 # Two curves that stay together; validation turning upwards would be overfitting.
 
-save("curves.png", vk.plots.curves(history))
+ax = vk.plots.curves(history)
+ax.set_title("Negative ELBO")
+save("curves.png", ax)
 plt.show()
