@@ -2,9 +2,9 @@
 
 The model is a VAE of 784-400-20-400-784, the data 60,000 MNIST images held as bytes (or random
 bytes of the same shape where ``VAEKIT_DATA`` names no MNIST: the arithmetic is the same), batches
-of 128, Adam. Rounds go through all the ways in turn, each round from another one on, so that a slow
-minute of the machine falls on all alike; what is printed is each way's median, and the median over the rounds of its ratio to
-another way of the same round.
+of 128, Adam. Rounds go through all the ways in turn, each round from another one on, so that a
+slow minute of the machine falls on all alike; what is printed is each way's median, and the median
+over the rounds of its ratio to another way of the same round.
 
     python benchmarks/training.py [--device cuda] [--rounds 20] [--json FILE]
 """
