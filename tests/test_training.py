@@ -1,7 +1,10 @@
 import json
 import math
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from models import elbo, tiny
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vaekit as vk
 from vaekit.training import History, NonFiniteLossError, TrainingState, evaluate, fit
@@ -430,3 +433,50 @@ class TestWhatReviewFound:
         refuses(ValueError, lambda: run(data=both), "pairs", "target or a label")
         assert run(data=both, pairs=False, steps=1).step == [1]
         refuses(ValueError, lambda: vk.KL(name="loss"), "name", "'loss'")
+
+
+class TestLittleThings:
+    def test_the_error_can_be_sent_between_processes(self) -> None:
+        error = NonFiniteLossError(3, "kl", 1, "kl: expected a finite value, got nan.")
+        error.history = History(seed=4)
+        again = pickle.loads(pickle.dumps(error))
+        assert (again.step, again.term, again.batch_index) == (3, "kl", 1)
+        assert str(again) == str(error)
+        assert again.history == error.history
+
+    def test_a_precision_chosen_later_stays_open(self) -> None:
+        script = (
+            "import torch, vaekit as vk\n"
+            "latent = vk.GaussianLatent(2)\n"
+            "model = vk.VAE(vk.Encoder(vk.networks.mlp(4, [], 4), latent),\n"
+            "    vk.Decoder(vk.networks.mlp(2, [], 4), vk.likelihoods.Bernoulli(4)))\n"
+            "objective = vk.Reconstruction() + vk.KL()\n"
+            "vk.fit(model, objective, torch.zeros(8, 4), steps=1, progress=False)\n"
+            "from accelerate import Accelerator\n"
+            "print(Accelerator(mixed_precision='bf16', cpu=True).mixed_precision)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.stdout.strip() == "bf16", done.stderr
+
+    def test_what_is_refused_before_the_first_step(self, refuses) -> None:
+        other = torch.zeros(8, 1, 9, 9)
+        error = refuses(
+            ValueError, lambda: run(validation=other), "validation", "(1, 8, 8)", "(1, 9, 9)"
+        )
+        assert not getattr(error, "history", None)
+
+        class Lengthless(Dataset):
+            def __getitem__(self, index: int) -> torch.Tensor:
+                return BLACK[index]
+
+        refuses(TypeError, lambda: run(data=Lengthless()), "data", "length", "Lengthless")
+
+    def test_the_validation_losses_are_pointed_at(self) -> None:
+        with pytest.raises(KeyError, match=r"history\.validation"):
+            run()["validation"]
+
+    def test_evaluation_leaves_every_generator_alone(self) -> None:
+        model = tiny()
+        before = torch.get_rng_state()
+        evaluate(model, elbo(), DATA)
+        assert torch.equal(torch.get_rng_state(), before)

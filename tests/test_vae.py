@@ -301,3 +301,20 @@ def test_what_looks_like_two_things_is_refused(refuses) -> None:
     deep = torch.zeros(4, 5, 64)
     refuses(ValueError, lambda: model(deep), "net", "(batch, 4)", "(4, 5, 4)")
     assert model.encode(x.numpy().astype("float64")).mu.dtype == torch.float32
+
+
+def test_parts_that_return_something_else_are_named(refuses) -> None:
+    class Pair(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return z, z
+
+    likelihood = vk.likelihoods.Bernoulli(2)
+    refuses(TypeError, lambda: vk.Decoder(Pair(), likelihood)(torch.zeros(3, 2)), "net", "tuple")
+
+    class Parameters(vk.Encoder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return self.net(x)
+
+    encoder = Parameters(vk.networks.mlp(2, [], 4), vk.GaussianLatent(2))
+    model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(2, [], 2), likelihood))
+    refuses(TypeError, lambda: model(torch.zeros(3, 2)), "encoder", "self.latent", "Tensor")

@@ -58,13 +58,21 @@ def eager() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level())
 
 
+def within(bound: float, value: Tensor) -> bool:
+    """Tell whether all values lie within +-bound, none of them NaN, by one look at them."""
+    if not value.numel():
+        return True
+    low, high = value.detach().aminmax()  # NaN if there is one
+    return low.item() >= -bound and high.item() <= bound
+
+
 class NotFiniteError(ValueError):
     """What is raised for NaN and infinite values."""
 
 
 def no_nan(argument: str, value: Tensor, known: bool | None = None) -> None:
     """Name the argument that holds NaN. Looks at the values, so callers ask `eager` first."""
-    suspect = math.isnan(value.detach().sum()) if known is None else known  # the quick look
+    suspect = math.isnan(value.detach().sum().item()) if known is None else known  # the quick look
     if suspect and value.isnan().any():
         count = int(value.isnan().sum())
         got = f"{count} NaN among {value.numel()} (shape {tuple(value.shape)})"

@@ -49,9 +49,9 @@ class GaussianLatent(nn.Module):
         Raises:
             ValueError: If the last dimension is not ``2 * dim``, or the parameters hold NaN.
         """
-        _checks.trailing_shape("params", params, (self.num_params,))
-        mu, logvar = params.chunk(2, dim=-1)
-        return DiagonalGaussian(mu, logvar)
+        if params.shape[-1:] != (self.num_params,):
+            _checks.trailing_shape("params", params, (self.num_params,))
+        return DiagonalGaussian.of_halves(params)
 
     @staticmethod
     def reparameterize(

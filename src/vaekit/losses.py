@@ -15,7 +15,12 @@ from torch.distributions import Distribution
 from torch.distributions import kl_divergence as _closed_form_kl
 
 from vaekit import _checks
-from vaekit.distributions import DiagonalGaussian, StandardGaussian, log_prob_by_dimension
+from vaekit.distributions import (
+    DiagonalGaussian,
+    IndependentBernoulli,
+    StandardGaussian,
+    log_prob_by_dimension,
+)
 
 __all__ = [
     "Estimator",
@@ -61,6 +66,8 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
+    if isinstance(likelihood, IndependentBernoulli):
+        return likelihood.cross_entropy(x)
     log_prob: Tensor = likelihood.log_prob(x)
     return -log_prob
 

@@ -52,18 +52,20 @@ class Network(nn.Module):
         if not x.is_floating_point():
             what = "floating-point values"
             raise TypeError(_checks.expected("x", what, x.dtype, "Call x.float() and scale it."))
-        batch = x.shape[: x.ndim - self._event_ndims(x)]
+        out, batch = x, x.shape[:1]
         if x.shape[1:] != self.in_shape:
-            x = x.reshape(batch.numel(), *self.in_shape)
+            batch = x.shape[: x.ndim - self._event_ndims(x)]
+            out = x.reshape(batch.numel(), *self.in_shape)
         try:
-            out: Tensor = self.layers(x)
+            for layer in self.layers:
+                out = layer(out)
         except RuntimeError as error:
             dtype = next(self.parameters()).dtype
             if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
                 raise
             what = f"{dtype}, as the weights are"
             raise TypeError(_checks.expected("x", what, x.dtype)) from error
-        shape = (*batch, *self.out_shape)
+        shape = batch + self.out_shape
         return out if out.shape == shape else out.reshape(shape)
 
     def _event_ndims(self, x: Tensor) -> int:
@@ -77,6 +79,12 @@ class Network(nn.Module):
         else:
             what = f"shape {('...', *self.in_shape)}".replace("'", "")
         raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}"))
+
+
+def _made(activation: Activation) -> nn.Module:
+    # A layer's output is nobody else's and no layer needs it for its gradient, so ReLU may be
+    # applied where it lies.
+    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 
 def mlp(
@@ -115,7 +123,7 @@ def mlp(
     widths = [in_shape.numel(), *_widths("hidden", hidden)]
     layers: list[nn.Module] = [nn.Flatten()] if len(in_shape) > 1 else []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), activation()]
+        layers += [nn.Linear(width_in, width_out), _made(activation)]
         layers += [nn.Dropout(dropout)] if dropout else []
     layers.append(nn.Linear(widths[-1], out_shape.numel()))
     return Network(layers, in_shape, out_shape)
@@ -158,7 +166,7 @@ def conv(
     padding = (kernel_size - 1) // 2
     layers: list[nn.Module] = []
     for before, after in pairwise(shapes):
-        layers += [convolution(before[0], after[0], kernel_size, 2, padding), activation()]
+        layers += [convolution(before[0], after[0], kernel_size, 2, padding), _made(activation)]
     head = mlp(shapes[-1], hidden, out_features, activation=activation)
     return Network([*layers, *head.layers], shapes[0], head.out_shape)
 
@@ -207,7 +215,7 @@ def conv_transpose(
             for small, large in zip(before[1:], after[1:], strict=True)
         )
         layers += [
-            activation(),
+            _made(activation),
             convolution(before[0], after[0], kernel_size, 2, padding, extra),  # type: ignore[arg-type]
         ]
     return Network(layers, stem.in_shape, shapes[-1])

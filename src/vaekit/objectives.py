@@ -82,7 +82,7 @@ class Objective(nn.Module):
             ValueError: If a schedule returns a negative number, or one that is not finite.
         """
         found = {}
-        for term, weight in self.pairs:
+        for term, weight in self._pairs:
             outer = _at(weight, step, term)
             for name, inner in term.weights(step).items():
                 found[name] = outer * inner

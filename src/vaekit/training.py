@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vaekit import _checks, datasets
+from vaekit.datasets.batches import element_shape
 from vaekit.objectives import Objective, Term
 from vaekit.vae import VAE, evaluating
 
@@ -50,6 +51,11 @@ class NonFiniteLossError(ArithmeticError, ValueError):
             "learning rate or clip_grad_norm= often helps."
         )
         self.step, self.term, self.batch_index = step, term, batch_index
+        self._what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made_of = (self.step, self.term, self.batch_index, self._what)
+        return type(self), made_of, {"history": getattr(self, "history", None)}
 
 
 @dataclass
@@ -90,7 +96,8 @@ class History:
     def __getitem__(self, term: str) -> npt.NDArray[np.float64]:
         """Return the training values of a term, one for each row, in nats."""
         if term not in self.train:
-            raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term)))
+            hint = "What was measured on validation data is in history.validation."
+            raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term), hint))
         return np.asarray(self.train[term])
 
     def __len__(self) -> int:
@@ -241,7 +248,7 @@ def fit(
         >>> history["loss"].shape
         (2,)
     """
-    from accelerate import Accelerator
+    from accelerate import PartialState
     from accelerate.utils import set_seed
 
     objective = _check_parts(model, objective)
@@ -267,15 +274,14 @@ def fit(
     dtype = _dtype(model)
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
+        _check_same_shape(data, validation)
         _check_last_batch(objective, "validation", validation, batch_size)
     loader = datasets.loader(data, batch_size, shuffle=True, dtype=dtype)
     _check_last_batch(objective, "data", data, batch_size)
 
-    # Batches and model meet on the model's device, so placing them is not left to accelerate. In
-    # one process of full precision its wrappers of backward() and of the optimiser do nothing but
-    # divide by 1 and look for packages at every step, so these two are called directly.
-    accelerator = Accelerator(device_placement=False, mixed_precision="no")
-    if accelerator.num_processes > 1:
+    # In one process of full precision accelerate's wrappers do nothing but divide by 1 and look for
+    # packages at every step, and its Accelerator would fix the precision of all that come later.
+    if PartialState().num_processes > 1:
         raise NotImplementedError("fit trains in one process; start the script without a launcher.")
     device = _device(model)
     objective.to(device)
@@ -286,9 +292,7 @@ def fit(
         what = "one over the optimiser in use, or a function that makes one of it"
         raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    by_step = None if plateau or scheduler is None else accelerator.prepare_scheduler(scheduler)
-    if isinstance(loader, torch.utils.data.DataLoader):
-        loader = accelerator.prepare_data_loader(loader, device_placement=False)
+    by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
     forward = _forward(model, objective, compile)
@@ -334,7 +338,7 @@ def fit(
                         parameter.grad = None
                     total.backward()
                     if clip_grad_norm is not None:
-                        accelerator.clip_grad_norm_(trained, clip_grad_norm)
+                        nn.utils.clip_grad_norm_(trained, clip_grad_norm)
                     optimizer.step()
                     if by_step is not None:
                         by_step.step()
@@ -405,7 +409,7 @@ def evaluate(
     devices = [device] if device.type not in ("cpu", "mps") else []
     fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
     with evaluating(model), fork, _dataset_size(objective, datasets.size(data)):
-        torch.manual_seed(seed)
+        _seed(device, seed)
         for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
             loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
@@ -547,6 +551,23 @@ def _device(model: nn.Module) -> torch.device:
 def _dtype(model: nn.Module) -> torch.dtype:
     floats = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(floats, torch.get_default_dtype())
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed torch's generators of the processor and of one device, and no other's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        with module.device(device) if hasattr(module, "device") else nullcontext():
+            module.manual_seed(seed)
+
+
+def _check_same_shape(data: Any, validation: Any) -> None:
+    """Refuse validation data of another shape, where both tell theirs."""
+    one, other = element_shape(data), element_shape(validation)
+    if one is not None and other is not None and one != other:
+        what = f"elements of shape {tuple(one)}, as data has"
+        raise ValueError(_checks.expected("validation", what, tuple(other)))
 
 
 def _check_parts(model: Any, objective: Any) -> Objective:

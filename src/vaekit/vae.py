@@ -60,11 +60,12 @@ class Encoder(nn.Module):
         params = self.net(x)
         if isinstance(params, tuple | list):
             params = torch.cat(tuple(params), dim=-1)
-        if params.ndim != 2 or params.shape[-1] != self.latent.num_params:
-            what = f"(batch, {self.latent.num_params}) outputs, as {self.latent} takes"
+        latent = self.latent
+        if params.ndim != 2 or params.shape[1] != latent.num_params:
+            what = f"(batch, {latent.num_params}) outputs, as {latent} takes"
             raise ValueError(_checks.expected("net", what, tuple(params.shape)))
         try:
-            posterior: DiagonalGaussian = self.latent(params)
+            posterior: DiagonalGaussian = latent(params)
         except ValueError:
             _checks.finite("x", x)  # where the data are to blame, say so
             raise
@@ -104,11 +105,13 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*batch dim"]) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
-        if _checks.eager():
+        if not z.requires_grad and _checks.eager():  # a draw's parameters were looked at
             _checks.no_nan("z", z)
-        flat = z.ndim == 2
-        params = self.net(z if flat else z.reshape(-1, z.shape[-1]))
-        params = params if flat else params.reshape(*z.shape[:-1], *params.shape[1:])
+        params = self.net(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]))
+        if not isinstance(params, Tensor):
+            raise TypeError(_checks.expected("net", "a tensor returned", type(params).__name__))
+        if z.ndim != 2:
+            params = params.reshape(*z.shape[:-1], *params.shape[1:])
         distribution: Distribution = self.likelihood(params)
         return distribution
 
@@ -150,6 +153,9 @@ class VAE(nn.Module):
         decoder: A module that returns :math:`p(x \mid z)`.
         prior: A module that returns :math:`p(z)`; the standard normal if None.
 
+    Attributes:
+        latent_dim: The number of latent dimensions.
+
     Raises:
         ValueError: If encoder, decoder and prior do not agree on the number of latent dimensions.
 
@@ -179,8 +185,8 @@ class VAE(nn.Module):
             raise TypeError(_checks.expected("encoder", what, type(encoder).__name__, hint))
         self.encoder = encoder
         self.decoder = decoder
-        self.prior = StandardNormal(encoder.latent.dim) if prior is None else prior
-        dim = encoder.latent.dim
+        self.latent_dim = dim = encoder.latent.dim
+        self.prior = StandardNormal(dim) if prior is None else prior
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
             ("prior", getattr(self.prior, "dim", None)),
@@ -195,13 +201,18 @@ class VAE(nn.Module):
         Shape:
             ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(dim,)``.
         """
+        if isinstance(x, Tensor):  # the commonest first: this runs at every step
+            posterior: DiagonalGaussian = self.encoder(x)
+            if not isinstance(posterior, Distribution):
+                what = "a distribution returned by its forward, as self.latent(parameters) is"
+                raise TypeError(_checks.expected("encoder", what, type(posterior).__name__))
+            return posterior
         if datasets.is_batch(x):
             if isinstance(x, list) and len(x) > 1 and alike(x[0], x[1]):
                 what = "a tuple (x, y), or an iterator over batches, iter(x)"
                 got = "a list of tensors alike, which could be either"
                 raise ValueError(_checks.expected("x", what, got))
-            posterior: DiagonalGaussian = self.encoder(datasets.unpack(x).x)
-            return posterior
+            return self.encode(datasets.unpack(x).x)
         mu, logvar = self._over(x, lambda batch: tuple(self.encode(batch)))
         return DiagonalGaussian(mu, logvar)
 
@@ -252,7 +263,7 @@ class VAE(nn.Module):
         Shape:
             ``x: (B, *event)``; the record holds z of ``(B, dim)`` or ``(samples, B, dim)``.
         """
-        if not datasets.is_batch(x):
+        if not isinstance(x, Tensor) and not datasets.is_batch(x):
             what = "a tensor or a batch"
             hint = "Whole data sets go to encode, encode_to_latent, reconstruct and fit."
             raise TypeError(_checks.expected("x", what, type(x).__name__, hint))
@@ -300,7 +311,8 @@ class VAE(nn.Module):
         return self.decode(_gaussian("generator", prior).sample(shape, generator))
 
     def _decode(self, z: Tensor) -> Distribution:
-        _checks.trailing_shape("z", z, (self.encoder.latent.dim,))
+        if z.shape[-1:] != (self.latent_dim,):
+            _checks.trailing_shape("z", z, (self.latent_dim,))
         distribution: Distribution = self.decoder(z)
         return distribution
 

@@ -131,18 +131,18 @@ class ArrayDataset(Dataset[Any]):
         """Return an element, or (for a slice, a list or a tensor of indices) a batch."""
         if isinstance(index, slice):
             places = range(len(self))[index]
-            return self._gather(places.start + places.step * torch.arange(len(places)))
+            return self.gather(places.start + places.step * torch.arange(len(places)))
         if getattr(index, "ndim", 0) or not hasattr(index, "__index__"):
-            return self._gather(self._positions("index", index))
+            return self.gather(self._positions("index", index))
         position = range(len(self))[index]  # counts from the end, and raises IndexError, as a list
-        batch = self._gather(torch.tensor([position]))
+        batch = self.gather(torch.tensor([position]))
         if isinstance(batch, dict):
             return {key: value[0] for key, value in batch.items()}
         return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> list["_Gathered"]:
         """Return a whole batch, in the form that torch's ``DataLoader`` asks for."""
-        return [_Gathered(self._gather(torch.as_tensor(indices)))]
+        return [_Gathered(self.gather(torch.as_tensor(indices)))]
 
     def subset(self, indices: Any) -> "ArrayDataset":
         """Return the elements at ``indices`` (or where a mask is true), over the same memory.
@@ -220,7 +220,8 @@ class ArrayDataset(Dataset[Any]):
         indices = indices.to(self.device)
         return indices if self._rows is None else self._rows[indices]
 
-    def _gather(self, indices: Tensor) -> Any:
+    def gather(self, indices: Tensor) -> Any:
+        """Return the batch at a tensor of indices, which are not looked at."""
         rows = self._to_rows(indices)
         x = _floats(_take(self._x, rows), self._scale, self.dtype)
         if self.binarize == "threshold":

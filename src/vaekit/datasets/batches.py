@@ -6,14 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit import _checks
 from vaekit.datasets.arrays import ArrayDataset, from_tensors
@@ -142,10 +135,13 @@ def loader(
     if size(data) == 0:
         raise ValueError(_checks.expected(argument, "at least one element", "none"))
     if isinstance(data, ArrayDataset):
-        return DataLoader(data, batch_sampler=_Rows(data, batch_size, shuffle, generator))
+        return _Batches(data, batch_size, shuffle, generator)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size)
     if isinstance(data, Dataset):
+        if not hasattr(data, "__len__"):
+            what = "a Dataset that tells its length, or an IterableDataset"
+            raise TypeError(_checks.expected(argument, what, type(data).__name__))
         return DataLoader(data, batch_size, shuffle=shuffle, generator=generator)
     if not isinstance(data, Iterable):
         what = "a torch Dataset, a DataLoader, an array, or an iterable of batches"
@@ -153,21 +149,23 @@ def loader(
     return data
 
 
-class _Rows(BatchSampler):
-    """The rows of each batch as a tensor, never one by one."""
+class _Batches:
+    """The batches of arrays in memory, each gathered whole."""
 
     def __init__(
         self, data: ArrayDataset, batch_size: int, shuffle: bool, generator: Generator | None
     ) -> None:
-        sampler = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
-        super().__init__(sampler, batch_size, drop_last=False)
-        self._count, self._shuffle, self._generator = len(data), shuffle, generator
+        self._data, self._batch_size = data, batch_size
+        self._shuffle, self._generator = shuffle, generator
+
+    def __len__(self) -> int:
+        return -(-len(self._data) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        rows = torch.arange(self._count)
+        rows = torch.arange(len(self._data))
         if self._shuffle:
-            rows = torch.randperm(self._count, generator=self._generator)
-        return iter(torch.split(rows, self.batch_size))
+            rows = torch.randperm(len(self._data), generator=self._generator)
+        return map(self._data.gather, rows.split(self._batch_size))
 
 
 def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iterator[Batch]:
@@ -196,3 +194,10 @@ def size(data: Any) -> int | None:
         except TypeError:
             return None
     return 0 if hasattr(data, "__len__") and not len(data) else None
+
+
+def element_shape(data: Any) -> torch.Size | None:
+    """Return the shape of one element, where arrays tell it."""
+    if isinstance(data, ArrayDataset):
+        return data.shape
+    return torch.Size(data.shape[1:]) if isinstance(data, Tensor | np.ndarray) else None

@@ -1,8 +1,4 @@
-"""The distributions that vaekit needs and `torch.distributions` lacks.
-
-Both are ordinary `torch.distributions.Distribution` objects, and their closed-form divergences are
-registered with torch's own ``register_kl``, so `torch.distributions.kl_divergence` knows them too.
-"""
+"""Gaussians given by means and log-variances, and their closed-form divergences."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,8 +19,9 @@ from torch.distributions import (
 )
 
 from vaekit import _checks
+from vaekit.distributions.events import check_value, sum_event
 
-__all__ = ["DiagonalGaussian", "IndependentBernoulli", "StandardGaussian", "log_prob_by_dimension"]
+__all__ = ["DiagonalGaussian", "StandardGaussian"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _LOGVAR_BOUND = 40.0
@@ -32,11 +29,9 @@ _LOGVAR_BOUND = 40.0
 _Independent: TypeAlias = "Independent[Distribution]"
 
 
-def _tame(logvar: Tensor, look: bool) -> Tensor:
+def _tame(logvar: Tensor) -> Tensor:
     # The identity up to +-40 (a sigma from 2e-9 to 5e8); beyond, it grows with the logarithm of the
     # excess, so that exp() of it grows in a straight line: no overflow, and never a zero gradient.
-    if look and logvar.numel() and float(logvar.detach().abs().amax()) <= _LOGVAR_BOUND:
-        return logvar
     beyond = logvar.sign() * _LOGVAR_BOUND + F.softshrink(logvar, _LOGVAR_BOUND).asinh()
     return torch.where(logvar.abs() <= _LOGVAR_BOUND, logvar, beyond)
 
@@ -90,16 +85,36 @@ class DiagonalGaussian(Distribution):
         if mu.ndim < event_ndims:
             what = f"at least {event_ndims} dimensions"
             raise ValueError(_checks.expected("mu", what, f"shape {tuple(mu.shape)}"))
-        self.mu, self.logvar = mu, logvar
         batch_ndims = mu.ndim - event_ndims
         shapes = mu.shape[:batch_ndims], mu.shape[batch_ndims:]
         super().__init__(*shapes, validate_args=validate_args)
         look = self._validate_args and _checks.eager()
-        self._log_variance = _tame(logvar, look)
+        usual = look and _checks.within(_LOGVAR_BOUND, logvar)
+        self.mu, self.logvar = mu, logvar
+        self._log_variance = logvar if usual else _tame(logvar)
         if look:
             _checks.no_nan("mu", mu)
-            if self._log_variance is not logvar:  # what _tame lets through untouched has no NaN
+            if not usual:
                 _checks.no_nan("logvar", logvar)
+
+    @classmethod
+    def of_halves(cls, params: Float[Tensor, "*batch params"]) -> "DiagonalGaussian":
+        """Make one of parameters whose first half is the means, the second the log-variances.
+
+        Shape:
+            ``params: (*batch, 2 * dim)``; returns a distribution of batch ``(*batch,)`` over
+            ``(dim,)``.
+
+        Raises:
+            ValueError: If ``params`` holds NaN, naming the half.
+        """
+        mu, logvar = params.chunk(2, dim=-1)
+        if not (_checks.eager() and _checks.within(_LOGVAR_BOUND, params)):
+            return cls(mu, logvar)
+        self = cls.__new__(cls)  # one look at all the values has told all there is to check
+        Distribution.__init__(self, mu.shape[:-1], mu.shape[-1:])
+        self.mu, self.logvar, self._log_variance = mu, logvar, logvar
+        return self
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.mu, self.logvar))
@@ -183,7 +198,7 @@ class DiagonalGaussian(Distribution):
             shape of both.
         """
         if self._validate_args:
-            _check_value(self, value)
+            check_value(self, value)
             if _checks.eager():
                 _checks.no_nan("x", value)
         squared = (value - self.mu).square() * (-self._log_variance).exp()
@@ -198,12 +213,12 @@ class DiagonalGaussian(Distribution):
         Raises:
             ValueError: If the shape does not fit, or if ``value`` holds NaN.
         """
-        return _sum_event(self, self.log_prob_by_dimension(value))
+        return sum_event(self, self.log_prob_by_dimension(value))
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Differential entropy in nats, of shape ``(*batch,)``."""
         by_dimension = 0.5 * (self._log_variance + 1 + _LOG_2PI)
-        return _sum_event(self, by_dimension.expand_as(self.mu))
+        return sum_event(self, by_dimension.expand_as(self.mu))
 
 
 class StandardGaussian(DiagonalGaussian):
@@ -225,177 +240,17 @@ class StandardGaussian(DiagonalGaussian):
         Distribution.__init__(self, *shapes, validate_args=False)
 
 
-class IndependentBernoulli(Distribution):
-    r"""Independent Bernoulli variables given by their logits.
-
-    .. math:: \log p(x) = \sum_j x_j \log \pi_j + (1 - x_j) \log (1 - \pi_j),
-              \qquad \pi = \operatorname{sigmoid}(\text{logits})
-
-    With ``grey_levels`` the same formula is taken for any value in [0, 1]. That is the negative
-    cross-entropy, which trains well and is widely used, but sums to no probability: never set it
-    beside a log-likelihood.
-
-    Args:
-        logits: The log-odds of a one.
-        event_ndims: How many of the last dimensions make one event.
-        grey_levels: Whether values between 0 and 1 are let in.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
-
-    Shape:
-        ``logits: (*batch, *event)``.
-
-    Raises:
-        ValueError: From ``log_prob``, if ``logits`` holds NaN.
-
-    Example:
-        >>> p = IndependentBernoulli(torch.zeros(8, 1, 4, 4), event_ndims=3)
-        >>> p
-        IndependentBernoulli(batch_shape=(8,), event_shape=(1, 4, 4))
-        >>> p.log_prob(torch.ones(8, 1, 4, 4))[0]  # 16 fair coins
-        tensor(-11.0904)
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
-    def __init__(
-        self,
-        logits: Float[Tensor, "*shape"],
-        event_ndims: int = 1,
-        grey_levels: bool = False,
-        validate_args: bool | None = None,
-    ) -> None:
-        self.logits, self.grey_levels = logits, grey_levels
-        batch_ndims = logits.ndim - event_ndims
-        shapes = logits.shape[:batch_ndims], logits.shape[batch_ndims:]
-        super().__init__(*shapes, validate_args=validate_args)
-
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"IndependentBernoulli({shapes}{', grey_levels=True' * self.grey_levels})"
-
-    @constraints.dependent_property(is_discrete=True)
-    def support(self) -> constraints.Constraint:
-        """Zeros and ones; with grey levels, all that lies between them."""
-        values = constraints.unit_interval if self.grey_levels else constraints.boolean
-        return constraints.independent(values, len(self.event_shape))
-
-    @property
-    def mean(self) -> Tensor:
-        """The probabilities of a one, of shape ``(*batch, *event)``."""
-        return self.logits.sigmoid()
-
-    @property
-    def mode(self) -> Tensor:
-        """The likelier value of each variable."""
-        return (self.logits > 0).to(self.logits.dtype)
-
-    @property
-    def variance(self) -> Tensor:
-        """The variances, of shape ``(*batch, *event)``."""
-        return self.mean * (-self.logits).sigmoid()
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "IndependentBernoulli":
-        """Return the same distribution over a larger batch."""
-        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
-        return IndependentBernoulli(logits, len(self.event_shape), self.grey_levels, False)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Draw zeros and ones, of shape ``(*sample_shape, *batch, *event)``."""
-        return self.mean.expand(torch.Size(sample_shape) + self.logits.shape).bernoulli()
-
-    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-probability in nats; with grey levels, the negative cross-entropy in nats.
-
-        Shape:
-            ``value: (..., *event)``, returns ``(*batch,)`` broadcast with the front of ``value``.
-
-        Raises:
-            ValueError: If the shape does not fit, or a value lies outside the support.
-        """
-        if self._validate_args:
-            _check_value(self, value)
-            if _checks.eager():
-                self._check_support(value)
-        value = value.to(self.logits.dtype)
-        if value.shape == self.logits.shape:
-            cross_entropy = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
-        else:
-            cross_entropy = F.softplus(self.logits) - value * self.logits
-        result = _sum_event(self, cross_entropy)
-        if self._validate_args and _checks.eager() and math.isnan(result.detach().sum()):
-            _checks.no_nan("logits", self.logits)  # the sums are fewer to look through
-        return -result
-
-    def entropy(self) -> Float[Tensor, "..."]:
-        """Entropy in nats, of shape ``(*batch,)``."""
-        return _sum_event(self, F.softplus(self.logits) - self.mean * self.logits)
-
-    def _check_support(self, value: Tensor) -> None:
-        if value.dtype == torch.bool or not value.numel():
-            return
-        low, high = (float(end) for end in value.detach().aminmax())
-        _checks.no_nan("x", value, known=math.isnan(low))
-        inside = low >= 0 and high <= 1
-        if inside and (self.grey_levels or torch.equal(value * value, value)):
-            return
-        got = f"values from {low:g} to {high:g}"
-        if self.grey_levels:
-            raise ValueError(_checks.expected("x", "values in [0, 1]", got))
-        hint = "Grey levels: binarise them, or choose likelihoods.Bernoulli(..., grey_levels=True)."
-        raise ValueError(_checks.expected("x", "only zeros and ones", got, hint if inside else ""))
-
-
-def log_prob_by_dimension(
-    distribution: Distribution, value: Float[Tensor, "..."]
-) -> Float[Tensor, "..."]:
-    """Log-density of each latent dimension by itself, in nats.
-
-    Args:
-        distribution: One whose dimensions are independent: a `DiagonalGaussian`, or torch's
-            ``Independent`` of a univariate distribution.
-        value: Where to take it.
-
-    Shape:
-        ``value: (..., dim)``, returns its shape broadcast with ``(*batch, dim)``.
-
-    Raises:
-        TypeError: If the distribution has no densities by dimension.
-    """
-    if isinstance(distribution, DiagonalGaussian) and len(distribution.event_shape) == 1:
-        return distribution.log_prob_by_dimension(value)
-    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
-        log_prob: Tensor = distribution.base_dist.log_prob(value)
-        return log_prob
-    what = "a distribution over one dimension of independent ones (a diagonal Gaussian, say)"
-    raise TypeError(_checks.expected("distribution", what, repr(distribution)))
-
-
-def _sum_event(distribution: Distribution, value: Tensor) -> Tensor:
-    ndims = len(distribution.event_shape)
-    return value.sum(dim=tuple(range(-ndims, 0))) if ndims else value
-
-
-def _check_value(distribution: Distribution, value: Tensor) -> None:
-    _checks.trailing_shape("x", value, distribution.event_shape)
-    front = value.shape[: value.ndim - len(distribution.event_shape)]
-    batch = distribution.batch_shape
-    if _checks.broadcast(front, batch) is None:
-        what = f"a batch that fits the distribution's, {tuple(batch)}"
-        raise ValueError(_checks.expected("x", what, f"batch {tuple(front)}"))
-
-
 # --- Closed-form divergences, in nats and summed over the event --------------------------------
 
 
 def _kl_gaussian_gaussian(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
     difference = q._log_variance - p._log_variance
     moved = (q.mu - p.mu).square() * (-p._log_variance).exp()
-    return 0.5 * _sum_event(q, difference.expm1() - difference + moved)
+    return 0.5 * sum_event(q, difference.expm1() - difference + moved)
 
 
 def _kl_gaussian_standard(q: DiagonalGaussian, p: StandardGaussian) -> Tensor:
-    return 0.5 * _sum_event(q, q._log_variance.expm1() - q._log_variance + q.mu.square())
+    return 0.5 * sum_event(q, q._log_variance.expm1() - q._log_variance + q.mu.square())
 
 
 def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
@@ -412,12 +267,6 @@ def _kl_gaussian_multivariate(q: DiagonalGaussian, p: MultivariateNormal) -> Ten
 
 def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Tensor:
     return kl_divergence(q, _as_multivariate(p))
-
-
-def _kl_bernoulli_bernoulli(q: IndependentBernoulli, p: IndependentBernoulli) -> Tensor:
-    cross = F.softplus(p.logits) - q.mean * p.logits
-    own = F.softplus(q.logits) - q.mean * q.logits
-    return _sum_event(q, cross - own)
 
 
 def _as_gaussian(distribution: _Independent) -> DiagonalGaussian:
@@ -443,6 +292,5 @@ for _q, _p, _kl in (
     (Independent, DiagonalGaussian, _kl_independent_gaussian),
     (DiagonalGaussian, MultivariateNormal, _kl_gaussian_multivariate),
     (MultivariateNormal, DiagonalGaussian, _kl_multivariate_gaussian),
-    (IndependentBernoulli, IndependentBernoulli, _kl_bernoulli_bernoulli),
 ):
     register_kl(_q, _p)(_kl)

@@ -1,0 +1,52 @@
+"""What the distributions of this package share: events, and densities by dimension."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from vaekit import _checks
+
+__all__ = ["check_value", "log_prob_by_dimension", "sum_event"]
+
+
+def log_prob_by_dimension(
+    distribution: Distribution, value: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """Log-density of each latent dimension by itself, in nats.
+
+    Args:
+        distribution: One whose dimensions are independent: a `DiagonalGaussian`, another with a
+            method of this name, or torch's ``Independent`` of a univariate distribution.
+        value: Where to take it.
+
+    Shape:
+        ``value: (..., dim)``, returns its shape broadcast with ``(*batch, dim)``.
+
+    Raises:
+        TypeError: If the distribution has no densities by dimension.
+    """
+    own = getattr(distribution, "log_prob_by_dimension", None)
+    if own is not None and len(distribution.event_shape) == 1:
+        by_dimension: Tensor = own(value)
+        return by_dimension
+    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+        log_prob: Tensor = distribution.base_dist.log_prob(value)
+        return log_prob
+    what = "a distribution over one dimension of independent ones (a diagonal Gaussian, say)"
+    raise TypeError(_checks.expected("distribution", what, repr(distribution)))
+
+
+def sum_event(distribution: Distribution, value: Tensor) -> Tensor:
+    """Sum over the dimensions of one event."""
+    ndims = len(distribution.event_shape)
+    return value.sum(dim=tuple(range(-ndims, 0))) if ndims else value
+
+
+def check_value(distribution: Distribution, value: Tensor) -> None:
+    """Say so when a value's shape does not fit the distribution."""
+    _checks.trailing_shape("x", value, distribution.event_shape)
+    front = value.shape[: value.ndim - len(distribution.event_shape)]
+    batch = distribution.batch_shape
+    if _checks.broadcast(front, batch) is None:
+        what = f"a batch that fits the distribution's, {tuple(batch)}"
+        raise ValueError(_checks.expected("x", what, f"batch {tuple(front)}"))
