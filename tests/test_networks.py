@@ -234,7 +234,7 @@ def test_what_else_goes_wrong_inside_keeps_its_own_error() -> None:
         (mlp(8, [3], 2), (2, 7), ("x: expected 8 values for each element", "(2, 7)")),
         (mlp(8, [3], 2), (2, 3, 3), ("x: expected 8 values", "(2, 3, 3)")),
         (mlp(8, [3], 2), (), ("x: expected 8 values", "()")),
-        (mlp((2, 4), [3], 2), (5, 8), ("x: expected shape (..., 2, 4)", "(5, 8)")),
+        (mlp((2, 4), [3], 2), (5, 7), ("x: expected shape (..., 2, 4)", "(5, 7)")),
         (conv((1, 8, 8), [2], 2), (5, 3, 8, 8), ("x: expected shape (..., 1, 8, 8)", "3, 8, 8")),
         (conv((1, 8, 8), [2], 2), (8, 8), ("x: expected shape (..., 1, 8, 8)", "(8, 8)")),
         (conv_transpose(4, [2], (1, 8)), (5, 3), ("x: expected 4 values", "(5, 3)")),
@@ -328,5 +328,54 @@ def test_three_halvings_of_eight_are_not_too_many() -> None:
     assert _up(channels=[4] * 3).out_shape == (1, 8, 8)
 
 
+@pytest.mark.parametrize("sides", [(8,), (9, 16), (8, 8, 8)])
+def test_maps_mirror_each_other_and_take_flat_latents(sides: tuple[int, ...]) -> None:
+    down = networks.conv_maps((3, *sides), [4, 8], 6)
+    up = networks.conv_transpose_maps(3, [8, 4], (3, *sides))
+    maps = down(torch.rand(5, 3, *sides))
+    assert maps.shape == (5, *down.out_shape)
+    assert down.out_shape[1:] == up.in_shape[1:]
+    z = maps[:, :3]
+    assert up(z).shape == (5, 3, *sides)
+    torch.testing.assert_close(up(z.flatten(1)), up(z))
+
+
+class TestConditioned:
+    def test_the_context_lies_beside_the_input(self) -> None:
+        net = networks.Conditioned(mlp(4 + 2, [], 3), 2)
+        x, y = torch.rand(5, 2, 2), torch.tensor([0, 1, 1, 0, 1])
+        beside = torch.stack([y == 0, y == 1], dim=1).float()
+        torch.testing.assert_close(net(x, y), net.net(torch.cat([x.flatten(1), beside], dim=1)))
+
+    def test_pictures_get_channels(self) -> None:
+        net = networks.Conditioned(conv((1 + 3, 8, 8), [2], 5), 3)
+        assert net.in_shape == (1, 8, 8)
+        x, c = torch.rand(4, 1, 8, 8), torch.rand(4, 3)
+        channels = c[:, :, None, None].expand(4, 3, 8, 8)
+        torch.testing.assert_close(net(x, c), net.net(torch.cat([x, channels], dim=1)))
+
+    def test_a_network_for_the_context_alone_is_refused(self, refuses: Refuses) -> None:
+        refuses(
+            ValueError, lambda: networks.Conditioned(mlp(3, [], 2), 3), "net", "more than the 3"
+        )
+
+
+def test_the_first_values_alone_are_read(refuses: Refuses) -> None:
+    net = networks.FirstOf(mlp(2, [], 3), 5)
+    x = torch.rand(4, 5)
+    torch.testing.assert_close(net(x), net.net(x[:, :2]))
+    assert net.in_shape == (5,)
+    refuses(ValueError, lambda: networks.FirstOf(mlp(2, [], 3), 1), "size", "at least the 2", "1")
+
+
 def test_every_network_is_tested_here() -> None:
-    assert set(networks.__all__) == {"Network", "conv", "conv_transpose", "mlp"}
+    assert set(networks.__all__) == {
+        "Conditioned",
+        "FirstOf",
+        "Network",
+        "conv",
+        "conv_maps",
+        "conv_transpose",
+        "conv_transpose_maps",
+        "mlp",
+    }

@@ -264,8 +264,13 @@ class TestErrors:
         model = vk.VAE(model.encoder, model.decoder, Laplace())
         assert model.sample(3).shape == (3, 1, 8, 8)
         refuses(TypeError, lambda: model.sample(3, temperature=0.5), "temperature")
-        generator = torch.Generator()
-        refuses(TypeError, lambda: model.sample(3, generator=generator), "generator")
+        seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+        state = torch.get_rng_state()
+        one, same, other = (model.sample(3, generator=generator) for generator in seeds)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+        assert not torch.equal(one, model.sample(3, generator=seeds[0]))  # it went on
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 3])
@@ -318,3 +323,55 @@ def test_parts_that_return_something_else_are_named(refuses) -> None:
     encoder = Parameters(vk.networks.mlp(2, [], 4), vk.GaussianLatent(2))
     model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(2, [], 2), likelihood))
     refuses(TypeError, lambda: model(torch.zeros(3, 2)), "encoder", "self.latent", "Tensor")
+
+
+class TestContext:
+    def model(self, **parts) -> vk.VAE:
+        latent, Conditioned = vk.GaussianLatent(2), vk.networks.Conditioned
+        options = {
+            "encoder": Conditioned(vk.networks.mlp(64 + 3, [8], 4), 3),
+            "decoder": Conditioned(vk.networks.mlp(2 + 3, [8], 64), 3),
+        } | parts
+        likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        return vk.VAE(
+            vk.Encoder(options["encoder"], latent), vk.Decoder(options["decoder"], likelihood)
+        )
+
+    def test_each_part_is_given_it(self) -> None:
+        model, x, y = self.model(), torch.rand(6, 1, 8, 8).round(), torch.arange(6) % 3
+        assert model.takes_context
+        other = (y + 1) % 3
+        assert not torch.equal(model.encode(x, y).mean, model.encode(x, other).mean)
+        z = torch.randn(6, 2)
+        assert not torch.equal(model.decode(z, y), model.decode(z, other))
+        out = model(x, samples=4, context=y)
+        assert out.z.shape == (4, 6, 2)
+        for k in range(4):  # every draw is decoded under its own element's context
+            torch.testing.assert_close(out.x_hat[k], model.decode(out.z[k], y))
+
+    def test_labels_and_attributes_are_one(self) -> None:
+        model, x, y = self.model(), torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+        attributes = torch.nn.functional.one_hot(y).float()
+        assert torch.equal(model.encode(x, y).mean, model.encode(x, attributes).mean)
+
+    def test_batches_and_data_sets_bring_it(self) -> None:
+        model, x, y = self.model().eval(), torch.rand(6, 1, 8, 8).round(), torch.arange(6) % 3
+        data = vk.datasets.from_tensors(x, y)
+        expected = model.reconstruct(x, y)
+        torch.testing.assert_close(model.reconstruct((x, y)), expected)
+        torch.testing.assert_close(model.reconstruct(data), expected)
+        torch.testing.assert_close(model.encode(data).mean, model.encode(x, y).mean)
+        assert model.encode_to_latent(data, samples=2).shape == (2, 6, 2)
+        assert model.sample(6, context=y).shape == x.shape
+
+    def test_a_decoder_alone_may_take_it(self) -> None:
+        model = self.model(encoder=vk.networks.mlp(64, [8], 4))
+        assert model(torch.rand(6, 1, 8, 8), context=torch.arange(6) % 3).x_hat.shape[0] == 6
+
+    def test_what_does_not_fit_is_named(self, refuses) -> None:
+        model, x = self.model(), torch.rand(6, 1, 8, 8)
+        refuses(TypeError, lambda: model(x), "context", "3 attributes", "None")
+        refuses(ValueError, lambda: model(x, context=torch.full((6,), 3)), "context", "0 to 2")
+        refuses(ValueError, lambda: model(x, context=torch.zeros(6, 2)), "context", "(6, 3)")
+        refuses(ValueError, lambda: model.sample(5, context=torch.zeros(6).long()), "context", "5")
+        refuses(TypeError, lambda: tiny()(x, context=torch.zeros(6)), "context", "Conditioned")

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from vaekit import _checks
 
-__all__ = ["Network", "conv", "conv_transpose", "mlp"]
+__all__ = [
+    "Conditioned",
+    "FirstOf",
+    "Network",
+    "conv",
+    "conv_maps",
+    "conv_transpose",
+    "conv_transpose_maps",
+    "mlp",
+]
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -32,7 +41,8 @@ class Network(nn.Module):
 
     Shape:
         ``x: (*batch, *in_shape)``; or, when ``in_shape`` has one dimension, ``(B, *event)`` of as
-        many values (a picture into an `mlp` is flattened). Returns ``(*batch, *out_shape)``.
+        many values (a picture into an `mlp` is flattened); or ``(B, values)``, which are given the
+        shape. Returns ``(*batch, *out_shape)``.
 
     Raises:
         TypeError: If ``x`` has another dtype than the weights.
@@ -74,6 +84,8 @@ class Network(nn.Module):
             return x.ndim - 1
         if x.ndim >= ndims and x.shape[x.ndim - ndims :] == self.in_shape:
             return ndims
+        if x.ndim == 2 and x.shape[1] == self.in_shape.numel():  # a latent of maps comes flat
+            return 1
         if ndims == 1:
             what = f"{self.in_shape[0]} values for each element"
         else:
@@ -219,6 +231,180 @@ def conv_transpose(
             convolution(before[0], after[0], kernel_size, 2, padding, extra),  # type: ignore[arg-type]
         ]
     return Network(layers, stem.in_shape, shapes[-1])
+
+
+def conv_maps(
+    in_shape: Sequence[int],
+    channels: Sequence[int],
+    out_channels: int,
+    *,
+    kernel_size: int = 4,
+    activation: Activation = nn.ReLU,
+) -> Network:
+    """Build a stack of strided convolutions that ends in maps: for spatial latents.
+
+    Args:
+        in_shape: As for `conv`.
+        channels: As for `conv`.
+        out_channels: The channels that come out; for a Gaussian latent twice its channels, of which
+            the first half holds the means.
+        kernel_size: As for `conv`.
+        activation: As for `conv`.
+
+    Returns:
+        A module ``(*batch, *in_shape) -> (*batch, out_channels, *sides)``.
+
+    Raises:
+        ValueError: As for `conv`.
+
+    Example:
+        >>> net = conv_maps((3, 32, 32), [16, 32], 8)
+        >>> net.out_shape
+        torch.Size([8, 8, 8])
+    """
+    trunk = conv(in_shape, channels, 1, kernel_size=kernel_size, activation=activation)
+    shapes = _halvings("in_shape", in_shape, channels, kernel_size)
+    width, *sides = shapes[-1]
+    head = _CONVOLUTIONS[len(sides)](
+        width, _checks.positive_int("out_channels", out_channels), 3, 1, 1
+    )
+    return Network([*list(trunk.layers)[:-2], head], shapes[0], (out_channels, *sides))
+
+
+def conv_transpose_maps(
+    in_channels: int,
+    channels: Sequence[int],
+    out_shape: Sequence[int],
+    *,
+    kernel_size: int = 4,
+    activation: Activation = nn.ReLU,
+) -> Network:
+    """Build the mirror image of `conv_maps`, for decoders of spatial latents.
+
+    Args:
+        in_channels: The channels of the latent.
+        channels: As for `conv_transpose`.
+        out_shape: As for `conv_transpose`.
+        kernel_size: As for `conv_transpose`.
+        activation: As for `conv_transpose`.
+
+    Returns:
+        A module ``(B, in_channels, *sides)``, or as many values flat, ``-> (B, *out_shape)``.
+
+    Raises:
+        ValueError: As for `conv_transpose`.
+
+    Example:
+        >>> net = conv_transpose_maps(4, [32, 16], (3, 32, 32))
+        >>> net.in_shape
+        torch.Size([4, 8, 8])
+    """
+    trunk = conv_transpose(1, channels, out_shape, kernel_size=kernel_size, activation=activation)
+    mirrored = _widths("channels", channels)[::-1]
+    width, *sides = _halvings("out_shape", out_shape, mirrored, kernel_size)[-1]
+    stem = _CONVOLUTIONS[len(sides)](
+        _checks.positive_int("in_channels", in_channels), width, 3, 1, 1
+    )
+    return Network([stem, *list(trunk.layers)[2:]], (in_channels, *sides), trunk.out_shape)
+
+
+class Conditioned(nn.Module):
+    """A network that also reads a context: labels, or attributes.
+
+    The context is set beside the input: as further values, or as further channels, constant over
+    the sides.
+
+    Args:
+        net: A network whose input has ``size`` values (or channels) more than the data have.
+        size: The number of classes, for labels; or the number of attributes.
+
+    Shape:
+        ``x: (B, *in_shape)``, ``context: (B,)`` whole numbers from 0 to ``size - 1``, or
+        ``(B, size)`` numbers; returns ``(B, *out_shape)``.
+
+    Raises:
+        TypeError: If there is no context.
+        ValueError: If the network takes no more than the context, or the context does not fit.
+
+    Example:
+        >>> net = Conditioned(mlp(784 + 10, [400], 40), 10)
+        >>> net(torch.zeros(8, 1, 28, 28), torch.arange(8)).shape
+        torch.Size([8, 40])
+    """
+
+    takes_context = True
+
+    def __init__(self, net: Network, size: int) -> None:
+        super().__init__()
+        self.net, self.size = net, _checks.positive_int("size", size)
+        first, *sides = net.in_shape
+        if first <= size:
+            what = f"a network that takes more than the {size} values of the context"
+            raise ValueError(_checks.expected("net", what, first))
+        self.in_shape = torch.Size((first - size, *sides))
+        self.out_shape = net.out_shape
+
+    def forward(
+        self, x: Shaped[Tensor, "batch ..."], context: Shaped[Tensor, "batch ..."] | None = None
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Put ``x`` and the context through the network."""
+        if context is None:
+            what = f"labels or {self.size} attributes for each element"
+            raise TypeError(_checks.expected("context", what, None))
+        beside = self._values(context, len(x)).to(x)
+        x = x.reshape(len(x), *self.in_shape)
+        ones = (1,) * (x.ndim - 2)
+        beside = beside.reshape(*beside.shape, *ones).expand(-1, -1, *x.shape[2:])
+        out: Tensor = self.net(torch.cat([x, beside], dim=1))
+        return out
+
+    def _values(self, context: Tensor, batch: int) -> Tensor:
+        if context.shape == (batch,) and not context.is_floating_point():
+            if (
+                _checks.eager()
+                and batch
+                and not 0 <= int(context.min()) <= int(context.max()) < self.size
+            ):
+                got = f"{int(context.min())} to {int(context.max())}"
+                what = f"labels from 0 to {self.size - 1}"
+                raise ValueError(_checks.expected("context", what, got))
+            return nn.functional.one_hot(context.long(), self.size)
+        if context.shape != (batch, self.size):
+            what = f"({batch},) labels, or ({batch}, {self.size}) attributes"
+            raise ValueError(
+                _checks.expected("context", what, f"{context.dtype} {tuple(context.shape)}")
+            )
+        return context
+
+
+class FirstOf(nn.Module):
+    """A network that reads the first values of its input alone.
+
+    For the decoder of a hierarchy, where x depends on the lowest layer of latents.
+
+    Args:
+        net: What reads them; it tells by its ``in_shape`` how many.
+        size: How many values come in.
+
+    Shape:
+        ``x: (B, size)``; returns what ``net`` returns.
+
+    Example:
+        >>> FirstOf(mlp(50, [100], 784), 80)(torch.zeros(8, 80)).shape
+        torch.Size([8, 784])
+    """
+
+    def __init__(self, net: Network, size: int) -> None:
+        super().__init__()
+        if _checks.positive_int("size", size) < net.in_shape.numel():
+            what = f"at least the {net.in_shape.numel()} values that net takes"
+            raise ValueError(_checks.expected("size", what, size))
+        self.net, self.in_shape, self.out_shape = net, torch.Size((size,)), net.out_shape
+
+    def forward(self, x: Shaped[Tensor, "batch size"]) -> Shaped[Tensor, "batch ..."]:
+        """Put the first values through the network."""
+        out: Tensor = self.net(x[:, : self.net.in_shape.numel()])
+        return out
 
 
 def _halvings(

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import element_shape
 from vaekit.objectives import Objective, Term
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE, VAEOutput, evaluating
 
 __all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
 
@@ -183,6 +183,8 @@ def fit(
     learning_rate: float = 1e-3,
     scheduler: LRScheduler | ReduceLROnPlateau | Callable[[Optimizer], Any] | None = None,
     clip_grad_norm: float | None = None,
+    samples: int | None = None,
+    corruption: Callable[[Tensor], Tensor] | None = None,
     patience: int | None = None,
     seed: int | None = None,
     compile: bool = False,
@@ -199,7 +201,8 @@ def fit(
         model: What is trained.
         objective: What is minimised: ``vk.Reconstruction() + 4 * vk.KL()``.
         data: A data set, a loader, an array, or any iterable of batches ``x``, ``(x, y)`` or of
-            mappings with ``x`` (and ``target``, where that differs).
+            mappings with ``x`` (and ``target``, where that differs). A model that takes a context
+            is given ``y``.
         epochs: How often to go through the data; give this or ``steps``.
         steps: How many steps to take.
         batch_size: How many elements a batch has, where the data come unbatched.
@@ -215,6 +218,9 @@ def fit(
             advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
             (the training loss without validation).
         clip_grad_norm: What the gradient's norm is cut to.
+        samples: How many draws of z each element has, for objectives that take several.
+        corruption: What is done to the input of the encoder, a function of the batch ``x``; what is
+            to be reconstructed stays as it was. Validation data are corrupted likewise.
         patience: After how many rows without a lower validation loss to stop. While schedules
             still change the objective, every row counts as the best. At the end, whether it stopped
             early or finished, the parameters of the best row are put back.
@@ -263,6 +269,7 @@ def fit(
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
     if validate_every is not None:
         _checks.positive_int("validate_every", validate_every)
+    how = _How(_samples(samples), corruption)
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
     _checks.number("learning_rate", learning_rate, above=0)
@@ -285,7 +292,8 @@ def fit(
         raise NotImplementedError("fit trains in one process; start the script without a launcher.")
     device = _device(model)
     objective.to(device)
-    parameters = [*model.parameters(), *objective.parameters()]
+    inner = _Inner(objective)
+    parameters = [*model.parameters(), *inner.without(objective.parameters())]
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
@@ -295,12 +303,21 @@ def fit(
     by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
-    forward = _forward(model, objective, compile)
+    forward = _forward(model, objective, how, compile)
 
     def measure(step: int) -> dict[str, float] | None:
         if validation is None:
             return None
-        return evaluate(model, objective, validation, batch_size=batch_size, pairs=pairs, step=step)
+        return evaluate(
+            model,
+            objective,
+            validation,
+            batch_size=batch_size,
+            pairs=pairs,
+            samples=samples,
+            corruption=corruption,
+            step=step,
+        )
 
     history = History(seed=seed)
     rows = _Rows(model, objective, optimizer, history, measure, plateau, patience, callbacks)
@@ -324,8 +341,9 @@ def fit(
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
+                    context = _context(model, batch, device)
                     try:
-                        values = forward(x, target)
+                        values = forward(x, target, context)
                         total = objective.total(values, step)
                         numbers = _numbers([total, *values.values()])
                         if not all(map(math.isfinite, numbers)):
@@ -340,6 +358,8 @@ def fit(
                     if clip_grad_norm is not None:
                         nn.utils.clip_grad_norm_(trained, clip_grad_norm)
                     optimizer.step()
+                    if inner.terms:
+                        inner.step(how(model, x, context), target)
                     if by_step is not None:
                         by_step.step()
                     rows.add(["loss", *values], numbers, len(x))
@@ -377,6 +397,8 @@ def evaluate(
     *,
     batch_size: int = 128,
     pairs: bool | None = None,
+    samples: int | None = None,
+    corruption: Callable[[Tensor], Tensor] | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -393,6 +415,8 @@ def evaluate(
         batch_size: How many elements a batch has, where the data come unbatched; statistics of a
             batch depend on it.
         pairs: As for `fit`.
+        samples: As for `fit`.
+        corruption: As for `fit`.
         step: The training step, for the schedules.
         seed: Of the draws.
 
@@ -404,7 +428,7 @@ def evaluate(
         ValueError: If there are none.
     """
     objective = _check_parts(model, objective)
-    device = _device(model)
+    device, how = _device(model), _How(_samples(samples), corruption)
     sums = _Sums()
     devices = [device] if device.type not in ("cpu", "mps") else []
     fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
@@ -412,7 +436,8 @@ def evaluate(
         _seed(device, seed)
         for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
-            loss = objective(model(batch.x.to(device)), batch.target.to(device), step)
+            out = how(model, batch.x.to(device), _context(model, batch, device))
+            loss = objective(out, batch.target.to(device), step)
             numbers = _numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
     if not sums.count:
@@ -638,25 +663,72 @@ def _make_optimizer(
         return torch.optim.Adam(parameters, learning_rate)
 
 
+@dataclass(frozen=True)
+class _How:
+    """How a batch goes through the model."""
+
+    samples: int | None
+    corruption: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
+        out: VAEOutput = model(
+            x if self.corruption is None else self.corruption(x), self.samples, context
+        )
+        return out
+
+
+class _Inner:
+    """Trains the parameters that terms own, each by what it minimises itself."""
+
+    def __init__(self, objective: Objective) -> None:
+        made = [(t, getattr(t, 'inner_optimizer', lambda: None)()) for t in objective.terms]
+        self.terms = [(term, optimizer) for term, optimizer in made if optimizer is not None]
+
+    def without(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """Leave out the parameters trained here."""
+        own = {id(parameter) for term, _ in self.terms for parameter in term.parameters()}
+        return [parameter for parameter in parameters if id(parameter) not in own]
+
+    def step(self, out: VAEOutput, x: Tensor) -> None:
+        """Take a step of each, on draws of their own and without a gradient to the model."""
+        for term, optimizer in self.terms:
+            optimizer.zero_grad()
+            term.inner_loss(out, x).backward()
+            optimizer.step()
+
+
+def _samples(samples: int | None) -> int | None:
+    return None if samples is None else _checks.positive_int("samples", samples)
+
+
+def _context(model: VAE, batch: datasets.Batch, device: torch.device) -> Tensor | None:
+    if not model.takes_context:
+        return None
+    if batch.y is None:
+        what = "batches (x, y), whose y is the context that the model takes"
+        raise ValueError(_checks.expected("data", what, "batches without y"))
+    return torch.as_tensor(batch.y).to(device)
+
+
 def _forward(
-    model: VAE, objective: Objective, compiled: bool
-) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-    def forward(x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return objective.values(model(x), target)
+    model: VAE, objective: Objective, how: _How, compiled: bool
+) -> Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]:
+    def forward(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+        return objective.values(how(model, x, context), target)
 
     if not compiled:
         return forward
     fast = torch.compile(forward)
     checked = False
 
-    def checked_first(x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
         # A compiled graph looks at no values, so the first batch goes through unhurried.
         nonlocal checked
         if not checked:
             with torch.no_grad():
-                forward(x, target)
+                forward(x, target, context)
             checked = True
-        return fast(x, target)
+        return fast(x, target, context)
 
     return checked_first
 

@@ -1,6 +1,6 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import alike
-from vaekit.distributions import DiagonalGaussian
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
 from vaekit.priors import StandardNormal
@@ -30,6 +29,10 @@ class Encoder(nn.Module):
         net: Takes ``x`` and returns ``latent.num_params`` numbers for each element, or a tuple of
             tensors which hold them in parts (a head for the means, another for the log-variances).
         latent: Turns those numbers into a distribution, as a `GaussianLatent` does.
+
+    Attributes:
+        takes_context: Whether ``forward`` takes a context as its second argument; True where the
+            network says so of itself, as `vaekit.networks.Conditioned` does.
 
     Shape:
         ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(latent.dim,)``.
@@ -54,18 +57,24 @@ class Encoder(nn.Module):
         _check_outputs(net, latent, latent.num_params)
         self.net = net
         self.latent = latent
+        self.takes_context = bool(getattr(net, "takes_context", False))
 
-    def forward(self, x: Shaped[Tensor, "batch *event"]) -> DiagonalGaussian:
+    def forward(
+        self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
+    ) -> Distribution:
         """Infer the posterior of each element."""
-        params = self.net(x)
+        params = self.net(x) if context is None else self.net(x, context)
         if isinstance(params, tuple | list):
             params = torch.cat(tuple(params), dim=-1)
         latent = self.latent
+        shape = params.shape
+        if len(shape) > 2:
+            params = params.flatten(1)  # maps, of which the first half of the channels is the means
         if params.ndim != 2 or params.shape[1] != latent.num_params:
             what = f"(batch, {latent.num_params}) outputs, as {latent} takes"
-            raise ValueError(_checks.expected("net", what, tuple(params.shape)))
+            raise ValueError(_checks.expected("net", what, tuple(shape)))
         try:
-            posterior: DiagonalGaussian = latent(params)
+            posterior: Distribution = latent(params)
         except ValueError:
             _checks.finite("x", x)  # where the data are to blame, say so
             raise
@@ -79,6 +88,9 @@ class Decoder(nn.Module):
         net: Takes ``z`` of shape ``(N, dim)`` and returns ``likelihood.num_params`` numbers for
             each element, flat or in the shape of the data. Any module does.
         likelihood: Turns those numbers into a distribution, as those of `vaekit.likelihoods` do.
+
+    Attributes:
+        takes_context: As of `Encoder`.
 
     Shape:
         ``z: (*batch, dim)``, returns a distribution of batch ``(*batch,)`` over the data's shape.
@@ -102,12 +114,21 @@ class Decoder(nn.Module):
         _check_outputs(net, likelihood, likelihood.num_params)
         self.net = net
         self.likelihood = likelihood
+        self.takes_context = bool(getattr(net, "takes_context", False))
 
-    def forward(self, z: Float[Tensor, "*batch dim"]) -> Distribution:
+    def forward(
+        self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
+    ) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
         if not z.requires_grad and _checks.eager():  # a draw's parameters were looked at
             _checks.no_nan("z", z)
-        params = self.net(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]))
+        flat = z if z.ndim == 2 else z.reshape(-1, z.shape[-1])
+        if context is None:
+            params = self.net(flat)
+        else:
+            each = context.shape[1:]  # one for each element, and for each of its draws
+            context = context.expand(*z.shape[:-1], *each).reshape(-1, *each)
+            params = self.net(flat, context)
         if not isinstance(params, Tensor):
             raise TypeError(_checks.expected("net", "a tensor returned", type(params).__name__))
         if z.ndim != 2:
@@ -124,10 +145,10 @@ class VAEOutput:
         posterior: :math:`q(z \mid x)`, of batch ``(B,)`` over ``(dim,)``.
         z: The draws from it, ``(B, dim)``, or ``(K, B, dim)`` where ``samples=K`` was asked.
         likelihood: :math:`p(x \mid z)`, of batch ``(B,)`` or ``(K, B)`` over the data's shape.
-        prior: :math:`p(z)`, over ``(dim,)``.
+        prior: :math:`p(z)`, over ``(dim,)``; with a context, of batch ``(B,)``.
     """
 
-    posterior: DiagonalGaussian
+    posterior: Distribution
     z: Tensor
     likelihood: Distribution
     prior: Distribution
@@ -148,6 +169,10 @@ class VAE(nn.Module):
     (a ``Dataset``, a ``DataLoader``, any iterable of batches), which they go through in batches,
     without gradients.
 
+    Where a part takes a context (labels, attributes), the model is a conditional one: every method
+    then needs ``context``, one for each element, unless a batch ``(x, y)`` brings it as its ``y``.
+    It is given to each part that takes one.
+
     Args:
         encoder: A module that returns :math:`q(z \mid x)`.
         decoder: A module that returns :math:`p(x \mid z)`.
@@ -155,6 +180,7 @@ class VAE(nn.Module):
 
     Attributes:
         latent_dim: The number of latent dimensions.
+        takes_context: Whether one of the parts takes a context.
 
     Raises:
         ValueError: If encoder, decoder and prior do not agree on the number of latent dimensions.
@@ -187,6 +213,8 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.latent_dim = dim = encoder.latent.dim
         self.prior = StandardNormal(dim) if prior is None else prior
+        parts = (self.encoder, self.decoder, self.prior)
+        self.takes_context = any(getattr(part, "takes_context", False) for part in parts)
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
             ("prior", getattr(self.prior, "dim", None)),
@@ -195,26 +223,41 @@ class VAE(nn.Module):
                 what = f"{dim} latent dimensions, as the encoder has"
                 raise ValueError(_checks.expected(argument, what, got))
 
-    def encode(self, x: Any) -> DiagonalGaussian:
-        """Infer the posterior; it unpacks into its parameters, ``mu, logvar = model.encode(x)``.
+    def encode(self, x: Any, context: Shaped[Tensor, "..."] | None = None) -> Any:
+        """Infer the posterior; a Gaussian unpacks: ``mu, logvar = model.encode(x)``.
+
+        Args:
+            x: The data. A data set is gone through in the mode the model is in; call ``eval()``
+                first where dropout should rest.
+            context: What the model is conditioned on, if on anything.
 
         Shape:
             ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(dim,)``.
+
+        Raises:
+            TypeError: If the posteriors of a data set's batches cannot be put together: those that
+                do not unpack into their parameters.
         """
         if isinstance(x, Tensor):  # the commonest first: this runs at every step
-            posterior: DiagonalGaussian = self.encoder(x)
+            posterior = self._ask(self.encoder, context, x)
             if not isinstance(posterior, Distribution):
                 what = "a distribution returned by its forward, as self.latent(parameters) is"
                 raise TypeError(_checks.expected("encoder", what, type(posterior).__name__))
             return posterior
         if datasets.is_batch(x):
-            if isinstance(x, list) and len(x) > 1 and alike(x[0], x[1]):
-                what = "a tuple (x, y), or an iterator over batches, iter(x)"
-                got = "a list of tensors alike, which could be either"
-                raise ValueError(_checks.expected("x", what, got))
-            return self.encode(datasets.unpack(x).x)
-        mu, logvar = self._over(x, lambda batch: tuple(self.encode(batch)))
-        return DiagonalGaussian(mu, logvar)
+            return self.encode(*self._unpacked(x, context))
+        first: list[Any] = []
+
+        def parameters(*batch: Any) -> tuple[Tensor, ...]:
+            found = self.encode(*batch)
+            if not isinstance(found, Iterable):
+                what = "a batch, since posteriors of this kind cannot be put together"
+                raise TypeError(_checks.expected("x", what, f"a data set, inferring {found!r}"))
+            first.append(found)
+            return tuple(found)
+
+        parts = self._over(x, parameters)
+        return type(first[0])(*parts)
 
     def reparameterize(
         self,
@@ -228,21 +271,34 @@ class VAE(nn.Module):
         """
         return GaussianLatent.reparameterize(mu, logvar, generator)
 
-    def encode_to_latent(self, x: Any, samples: int | None = None) -> Float[Tensor, "..."]:
+    def encode_to_latent(
+        self, x: Any, samples: int | None = None, context: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
         """Draw z from the posterior, with a gradient to the encoder.
 
         Args:
             x: The data.
             samples: How many draws for each element; one, without a dimension for it, if None.
+            context: What the model is conditioned on, if on anything.
 
         Shape:
             ``x: (B, *event)``, returns ``(B, dim)``, or ``(samples, B, dim)``.
         """
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
-        return self.encode(x).rsample(shape)
+        if datasets.is_batch(x):
+            z: Tensor = self.encode(x, context).rsample(shape)
+            return z
+        (drawn,) = self._over(x, lambda *batch: (self.encode(*batch).rsample(shape),), len(shape))
+        return drawn
 
-    def decode(self, z: Float[Tensor, "*batch dim"]) -> Float[Tensor, "..."]:
+    def decode(
+        self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
         """Return the mean of the likelihood: the picture to look at, in the data's range.
+
+        Args:
+            z: The latents.
+            context: What the model is conditioned on, if on anything.
 
         Shape:
             ``z: (*batch, dim)``, returns ``(*batch, *event)``.
@@ -250,42 +306,58 @@ class VAE(nn.Module):
         Raises:
             ValueError: If the last dimension of ``z`` is not the latent's.
         """
-        mean: Tensor = self._decode(z).mean
+        mean: Tensor = self._decode(z, context).mean
         return mean
 
-    def forward(self, x: Any, samples: int | None = None) -> VAEOutput:
+    def forward(
+        self, x: Any, samples: int | None = None, context: Shaped[Tensor, "..."] | None = None
+    ) -> VAEOutput:
         """Infer, draw and decode.
 
         Args:
             x: The data.
             samples: How many draws for each element; one, without a dimension for it, if None.
+            context: What the model is conditioned on, if on anything.
 
         Shape:
             ``x: (B, *event)``; the record holds z of ``(B, dim)`` or ``(samples, B, dim)``.
         """
-        if not isinstance(x, Tensor) and not datasets.is_batch(x):
-            what = "a tensor or a batch"
-            hint = "Whole data sets go to encode, encode_to_latent, reconstruct and fit."
-            raise TypeError(_checks.expected("x", what, type(x).__name__, hint))
+        if not isinstance(x, Tensor):
+            if not datasets.is_batch(x):
+                what = "a tensor or a batch"
+                hint = "Whole data sets go to encode, encode_to_latent, reconstruct and fit."
+                raise TypeError(_checks.expected("x", what, type(x).__name__, hint))
+            x, context = self._unpacked(x, context)
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
-        posterior = self.encode(x)
+        posterior = self.encode(x, context)
         z = posterior.rsample(shape)
-        return VAEOutput(posterior, z, self._decode(z), self.prior())
+        return VAEOutput(posterior, z, self._decode(z, context), self._ask(self.prior, context))
 
-    def reconstruct(self, x: Any) -> Float[Tensor, "..."]:
+    def reconstruct(
+        self, x: Any, context: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
         """Decode the posterior's mean: the same picture at every call.
+
+        Args:
+            x: The data.
+            context: What the model is conditioned on, if on anything.
 
         Shape:
             ``x: (B, *event)``, returns the shape of the decoder's data, ``(B, *event)``.
         """
         if datasets.is_batch(x):
-            return self.decode(self.encode(x).mean)
-        (x_hat,) = self._over(x, lambda batch: (self.reconstruct(batch),))
+            x, context = self._unpacked(x, context)
+            return self.decode(self.encode(x, context).mean, context)
+        (x_hat,) = self._over(x, lambda *batch: (self.reconstruct(*batch),))
         return x_hat
 
     @torch.no_grad()
     def sample(
-        self, n: int, temperature: float = 1.0, generator: Generator | None = None
+        self,
+        n: int,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
+        context: Shaped[Tensor, "n ..."] | None = None,
     ) -> Float[Tensor, "n *event"]:
         """Generate: draw z from the prior and return the mean of what it decodes to.
 
@@ -294,34 +366,82 @@ class VAE(nn.Module):
             temperature: What the prior's standard deviation is multiplied by, above 0.
             generator: Where the randomness comes from; torch's global one if None. The same
                 generator state gives the same pictures.
+            context: What the model is conditioned on, if on anything: one for each picture.
 
         Shape:
             Returns ``(n, *event)``.
 
         Raises:
-            ValueError: If ``n`` or ``temperature`` is not above 0.
-            TypeError: If the prior cannot be tempered, or cannot draw from a generator.
+            ValueError: If ``n`` or ``temperature`` is not above 0, or the context is not one for
+                each picture.
+            TypeError: If the prior cannot be tempered.
         """
-        prior = self.prior()
+        _checks.positive_int("n", n)
+        if context is not None and len(context) != n:
+            raise ValueError(_checks.expected("context", f"{n}, one for each", len(context)))
+        prior = self._ask(self.prior, context)
         if _checks.number("temperature", temperature, above=0) != 1:
-            prior = _gaussian("temperature", prior).tempered(temperature)
-        shape = (_checks.positive_int("n", n),)
-        if generator is None:
-            return self.decode(prior.sample(shape))
-        return self.decode(_gaussian("generator", prior).sample(shape, generator))
+            if not hasattr(prior, "tempered"):
+                what = f"1, since {prior!r} has no standard deviation to multiply"
+                raise TypeError(_checks.expected("temperature", what, temperature))
+            prior = prior.tempered(temperature)
+        with _drawing_from(generator):
+            z = prior.sample(() if prior.batch_shape else (n,))
+        return self.decode(z, context)
 
-    def _decode(self, z: Tensor) -> Distribution:
+    def _ask(self, part: Callable[..., Any], context: Tensor | None, *args: Tensor) -> Any:
+        """Call a part, with the context where it takes one."""
+        if context is None:
+            return part(*args)
+        if not self.takes_context:
+            what = "none, since no part of this model takes one"
+            hint = "vaekit.networks.Conditioned(net, size) makes a network that does."
+            got = f"one of shape {tuple(context.shape)}"
+            raise TypeError(_checks.expected("context", what, got, hint))
+        return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
+
+    def _decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         if z.shape[-1:] != (self.latent_dim,):
             _checks.trailing_shape("z", z, (self.latent_dim,))
-        distribution: Distribution = self.decoder(z)
+        distribution: Distribution = self._ask(self.decoder, context, z)
         return distribution
 
+    def _unpacked(self, batch: Any, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the data of a batch, and its labels where they are the context."""
+        if isinstance(batch, list) and len(batch) > 1 and alike(batch[0], batch[1]):
+            what = "a tuple (x, y), or an iterator over batches, iter(x)"
+            got = "a list of tensors alike, which could be either"
+            raise ValueError(_checks.expected("x", what, got))
+        x, _, y = datasets.unpack(batch)
+        return x, y if context is None and self.takes_context else context
+
     @torch.no_grad()
-    def _over(self, data: Any, function: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+    def _over(
+        self, data: Any, function: Callable[..., tuple[Tensor, ...]], dim: int = 0
+    ) -> list[Tensor]:
         """Apply a function to the batches of a data set, and put the results together."""
         at = next(self.parameters(), torch.empty(0)).device
-        parts = [function(batch.x.to(at)) for batch in datasets.batches(data)]
-        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+        parts = []
+        for batch in datasets.batches(data):
+            context = batch.y.to(at) if self.takes_context and batch.y is not None else None
+            parts.append(function(batch.x.to(at), context))
+        return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
+
+
+@contextmanager
+def _drawing_from(generator: Generator | None) -> Iterator[None]:
+    """Let torch's global generator stand in for another, which then goes on from where it came."""
+    if generator is None:
+        yield
+        return
+    cuda = generator.device.type == "cuda"
+    module = torch.cuda if cuda else torch.random
+    devices = [generator.device] if cuda else []
+    with torch.random.fork_rng(devices):
+        where = (generator.device,) if cuda else ()
+        module.set_rng_state(generator.get_state(), *where)
+        yield
+        generator.set_state(module.get_rng_state(*where))
 
 
 @contextmanager
@@ -333,13 +453,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _gaussian(argument: str, prior: Distribution) -> DiagonalGaussian:
-    if not isinstance(prior, DiagonalGaussian):
-        what = f"nothing, since {prior!r} cannot follow it"
-        raise TypeError(_checks.expected(argument, what, f"a {argument}"))
-    return prior
 
 
 def _size(net: object, name: str) -> int | None:

@@ -1,0 +1,146 @@
+"""Vectors drawn block by block, each given the blocks before: the distributions of hierarchies."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from vaekit import _checks
+from vaekit.distributions.events import check_value
+
+__all__ = ["Chain"]
+
+
+class Chain(Distribution):
+    r"""Blocks of a vector, each drawn given the one before it.
+
+    .. math:: p(z) = p(z_{1})\, p(z_{2} \mid z_{1}) \cdots p(z_{L} \mid z_{L-1})
+
+    Args:
+        first: The distribution of the block that is drawn first.
+        conditionals: For each further block a function of the block drawn before it, which returns
+            the distribution of the next; each over as many dimensions as ``sizes`` says.
+        sizes: The number of dimensions of each block, in the order in which they are drawn.
+        reverse: Whether the vector holds the block drawn first at its end. A hierarchy is inferred
+            from the bottom up and generated from the top down, and both are to agree on the vector.
+
+    Shape:
+        ``first`` of batch ``(*batch,)``; the chain is one of batch ``(*batch,)`` over
+        ``(sum(sizes),)``.
+
+    Raises:
+        ValueError: If there is not one size for each block, or a block has another.
+
+    Example:
+        >>> first = vk.distributions.StandardGaussian(torch.zeros(2))
+        >>> walk = lambda z: vk.distributions.DiagonalGaussian(z, torch.zeros_like(z))
+        >>> Chain(first, [walk], sizes=[2, 2]).rsample((8,)).shape
+        torch.Size([8, 4])
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = True
+
+    def __init__(
+        self,
+        first: Distribution,
+        conditionals: Sequence[Callable[[Tensor], Distribution]],
+        sizes: Sequence[int],
+        *,
+        reverse: bool = False,
+        validate_args: bool | None = None,
+    ) -> None:
+        if len(sizes) != len(conditionals) + 1:
+            what = f"one for each of the {len(conditionals) + 1} blocks"
+            raise ValueError(_checks.expected("sizes", what, list(sizes)))
+        self.first, self.conditionals = first, tuple(conditionals)
+        self.sizes, self.reverse = tuple(sizes), reverse
+        event = torch.Size((sum(self.sizes),))
+        super().__init__(first.batch_shape, event, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        return f"Chain(sizes={list(self.sizes)}, batch_shape={tuple(self.batch_shape)})"
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        """All real numbers, over the event's dimension."""
+        return constraints.independent(constraints.real, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each block given the mean of the one before, ``(*batch, dim)``.
+
+        That is a typical point, and the mean itself where the conditional means are linear.
+        """
+        return self._follow(lambda distribution, shape: distribution.mean, torch.Size())
+
+    def tempered(self, temperature: float) -> "Chain":
+        """Return the chain with the standard deviation of every block times ``temperature``.
+
+        Raises:
+            TypeError: If a block cannot be tempered; at once for the first, at a draw for others.
+        """
+
+        def cooler(distribution: Any) -> Distribution:
+            if not hasattr(distribution, "tempered"):
+                what = f"1, since {distribution!r} has no standard deviation to multiply"
+                raise TypeError(_checks.expected("temperature", what, temperature))
+            tempered: Distribution = distribution.tempered(temperature)
+            return tempered
+
+        conditionals = [
+            lambda z, conditional=conditional: cooler(conditional(z))
+            for conditional in self.conditionals
+        ]
+        return Chain(cooler(self.first), conditionals, self.sizes, reverse=self.reverse)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw the blocks one after another, with a gradient to all parameters.
+
+        Shape:
+            Returns ``(*sample_shape, *batch, dim)``.
+        """
+        shape = torch.Size(sample_shape)
+        return self._follow(lambda distribution, shape: distribution.rsample(shape), shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw as `rsample` does, without a gradient."""
+        return self.rsample(sample_shape)
+
+    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-density in nats.
+
+        Shape:
+            ``value: (..., dim)``, returns ``(*batch,)`` broadcast with the front of ``value``.
+
+        Raises:
+            ValueError: If the shape does not fit, or if ``value`` holds NaN.
+        """
+        check_value(self, value)
+        blocks = self._blocks(value)
+        total: Tensor = self.first.log_prob(blocks[0])
+        for conditional, given, block in zip(self.conditionals, blocks, blocks[1:], strict=False):
+            total = total + conditional(given).log_prob(block)
+        return total
+
+    def _blocks(self, value: Tensor) -> list[Tensor]:
+        """Split a vector into its blocks, in the order in which they are drawn."""
+        blocks = list(value.split(self.sizes[::-1] if self.reverse else self.sizes, dim=-1))
+        return blocks[::-1] if self.reverse else blocks
+
+    def _follow(
+        self, take: Callable[[Distribution, torch.Size], Tensor], shape: torch.Size
+    ) -> Tensor:
+        """Take a value of each block given the one before, and join them."""
+        blocks = [take(self.first, shape)]
+        for conditional in self.conditionals:
+            blocks.append(take(conditional(blocks[-1]), torch.Size()))
+        for block, size in zip(blocks, self.sizes, strict=True):
+            if block.shape[-1] != size:
+                what = f"{list(self.sizes)} dimensions, as the blocks have"
+                raise ValueError(_checks.expected("sizes", what, [b.shape[-1] for b in blocks]))
+        return torch.cat(blocks[::-1] if self.reverse else blocks, dim=-1)

@@ -1,0 +1,200 @@
+"""Hierarchies of latents: several layers, of which the vector z holds the lowest first.
+
+The posterior is a latent, the prior a prior, each over all layers at once, so that the model, the
+objectives and the metrics need not know of the layers. The decoder reads the lowest alone, by
+`vaekit.networks.FirstOf`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vaekit import _checks
+from vaekit.distributions import DiagonalGaussian, StandardGaussian
+from vaekit.distributions.chains import Chain
+
+__all__ = ["BottomUp", "Ladder", "TopDown"]
+
+
+class _Layers(nn.Module):
+    """Networks from each layer to the next, whose outputs are the halves of Gaussians."""
+
+    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.sizes = [_checks.positive_int("sizes", size) for size in sizes]
+        if len(self.sizes) < 2 or len(nets) != len(self.sizes) - 1:
+            what = "one network between each two layers, of which there are two at least"
+            got = f"{len(nets)} for {len(self.sizes)} layers"
+            raise ValueError(_checks.expected("nets", what, got))
+        self.nets = nn.ModuleList(nets)
+        self.dim = sum(self.sizes)
+
+    def _check(self, order: Sequence[int]) -> None:
+        """Check the networks' sizes, where they tell them, against layers in drawing order."""
+        for net, size_in, size_out in zip(self.nets, order, order[1:], strict=False):
+            shapes = [getattr(net, name, None) for name in ("in_shape", "out_shape")]
+            wanted = (size_in, 2 * size_out)
+            if None not in shapes and tuple(shape.numel() for shape in shapes) != wanted:  # type: ignore[union-attr]
+                what = f"a network of {size_in} values to {2 * size_out}"
+                got = f"{shapes[0]} to {shapes[1]}"
+                raise ValueError(_checks.expected("nets", what, got))
+
+    def extra_repr(self) -> str:
+        """Show the number of dimensions of each layer."""
+        return f"sizes={self.sizes}"
+
+
+class TopDown(_Layers):
+    r"""The prior of a hierarchy: the highest layer is standard normal, each lower one given by it.
+
+    .. math:: p(z) = \mathcal{N}(z_L; 0, I) \prod_{l < L} p(z_l \mid z_{l+1})
+
+    Args:
+        sizes: The number of dimensions of each layer, the lowest first.
+        nets: Networks ``(B, size of a layer) -> (B, 2 * size of the layer below)``, whose halves
+            are the mean and the log-variance; the highest first.
+
+    Attributes:
+        dim: The number of dimensions of all layers together.
+
+    Raises:
+        ValueError: If the networks do not fit the sizes.
+
+    Example:
+        >>> prior = TopDown([100, 50], [vk.networks.mlp(50, [100], 200)])
+        >>> prior().sample((8,)).shape
+        torch.Size([8, 150])
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
+        equation 1.
+    """
+
+    _zeros: Tensor
+
+    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+        super().__init__(sizes, nets)
+        self._check(self.sizes[::-1])
+        self.register_buffer("_zeros", torch.zeros(self.sizes[-1]), persistent=False)
+
+    def conditional(self, layer: int, above: Float[Tensor, "*batch above"]) -> DiagonalGaussian:
+        r"""Return :math:`p(z_l \mid z_{l+1})`, the lowest layer being 0."""
+        params: Tensor = self.nets[len(self.sizes) - 2 - layer](above)
+        return DiagonalGaussian.of_halves(params)
+
+    def forward(self) -> Chain:
+        """Return the distribution, over ``(dim,)``."""
+        below = range(len(self.sizes) - 2, -1, -1)
+        conditionals = [lambda z, layer=layer: self.conditional(layer, z) for layer in below]
+        first = StandardGaussian(self._zeros)
+        return Chain(first, conditionals, self.sizes[::-1], reverse=True)
+
+
+class BottomUp(_Layers):
+    r"""A posterior inferred from the bottom up: each layer from the one below.
+
+    .. math:: q(z \mid x) = q(z_1 \mid x) \prod_{l > 1} q(z_l \mid z_{l-1})
+
+    Args:
+        sizes: The number of dimensions of each layer, the lowest first.
+        nets: Networks ``(B, size of a layer) -> (B, 2 * size of the layer above)``, the lowest
+            first.
+
+    Attributes:
+        dim: The number of dimensions of all layers together.
+        num_params: What the encoder's network returns: twice the size of the lowest layer.
+
+    Raises:
+        ValueError: If the networks do not fit the sizes.
+
+    Example:
+        >>> latent = BottomUp([100, 50], [vk.networks.mlp(100, [100], 100)])
+        >>> latent(torch.zeros(8, 200)).rsample().shape
+        torch.Size([8, 150])
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
+        equation 2.
+    """
+
+    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+        super().__init__(sizes, nets)
+        self._check(self.sizes)
+        self.num_params = 2 * self.sizes[0]
+
+    def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
+        """Return the posterior, over ``(dim,)``."""
+        if params.shape[-1:] != (self.num_params,):
+            _checks.trailing_shape("params", params, (self.num_params,))
+        conditionals = [lambda z, net=net: DiagonalGaussian.of_halves(net(z)) for net in self.nets]
+        return Chain(DiagonalGaussian.of_halves(params), conditionals, self.sizes)
+
+
+class Ladder(nn.Module):
+    r"""A posterior inferred from the top down: what the data say, merged with the prior's layers.
+
+    The highest layer is :math:`q(z_L \mid x)`; in each lower one the Gaussian that the encoder
+    returns and the prior's :math:`p(z_l \mid z_{l+1})` are multiplied, weighing each by its
+    precision.
+
+    .. math:: \sigma_q^2 = \frac{1}{\hat\sigma^{-2} + \sigma_p^{-2}}, \qquad
+              \mu_q = \sigma_q^2 \left( \hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2} \right)
+
+    Args:
+        prior: The model's own prior, whose networks it shares. They stay the prior's: this latent
+            lists none of their parameters.
+
+    Attributes:
+        dim: The number of dimensions of all layers together.
+        num_params: What the encoder's network returns: the halves of each layer, one layer after
+            another, the lowest first. A network may return a tuple of them.
+
+    Example:
+        >>> prior = TopDown([8, 4], [vk.networks.mlp(4, [16], 16)])
+        >>> latent = Ladder(prior)
+        >>> latent(torch.zeros(8, latent.num_params)).rsample().shape
+        torch.Size([8, 12])
+
+    References:
+        C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, equations 18 and 19.
+    """
+
+    def __init__(self, prior: TopDown) -> None:
+        super().__init__()
+        if not isinstance(prior, TopDown):
+            raise TypeError(_checks.expected("prior", "a TopDown prior", type(prior).__name__))
+        self._prior = (prior,)  # out of sight of the list of parameters
+        self.sizes, self.dim = prior.sizes, prior.dim
+        self.num_params = 2 * prior.dim
+
+    def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
+        """Return the posterior, over ``(dim,)``."""
+        if params.shape[-1:] != (self.num_params,):
+            _checks.trailing_shape("params", params, (self.num_params,))
+        (prior,) = self._prior
+        *lower, top = params.split([2 * size for size in self.sizes], dim=-1)
+        said = [DiagonalGaussian.of_halves(layer) for layer in lower]
+
+        def merged(layer: int, above: Tensor) -> Distribution:
+            return _merge(said[layer], prior.conditional(layer, above))
+
+        below = range(len(lower) - 1, -1, -1)
+        conditionals = [lambda z, layer=layer: merged(layer, z) for layer in below]
+        first = DiagonalGaussian.of_halves(top)
+        return Chain(first, conditionals, self.sizes[::-1], reverse=True)
+
+    def extra_repr(self) -> str:
+        """Show the number of dimensions of each layer."""
+        return f"sizes={self.sizes}"
+
+
+def _merge(one: DiagonalGaussian, other: DiagonalGaussian) -> DiagonalGaussian:
+    """Multiply two Gaussians, each weighed by its precision."""
+    mu, logvar = one
+    prior_mu, prior_logvar = other
+    merged = -torch.logaddexp(-logvar, -prior_logvar)
+    weight = (merged - logvar).exp()  # of the first; the other's is what is left
+    return DiagonalGaussian(weight * mu + (1 - weight) * prior_mu, merged)
