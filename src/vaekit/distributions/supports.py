@@ -1,0 +1,54 @@
+"""What reparameterised distributions share: draws, checks of their support, and pairs refused."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from vaekit import _checks
+from vaekit.distributions.events import check_value
+from vaekit.distributions.gaussians import DiagonalGaussian
+
+__all__ = ["Reparameterized", "check_inside", "refuse_gaussian"]
+
+
+class Reparameterized(Distribution):
+    """A distribution that draws with a gradient, and without one in the same way."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = True
+
+    def __repr__(self) -> str:
+        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
+        return f"{type(self).__name__}({shapes}{', hard=True' * getattr(self, 'hard', False)})"
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw as `rsample` does, without a gradient."""
+        return self.rsample(torch.Size(sample_shape)).detach()  # a point is drawn as it is
+
+
+def check_inside(distribution: Distribution, value: Tensor, what: str) -> None:
+    """Say so when a value's shape does not fit, or when it lies outside the support."""
+    if not distribution._validate_args:
+        return
+    check_value(distribution, value)
+    if _checks.eager():
+        _checks.no_nan("x", value)
+        if not distribution.support.check(value).all():  # type: ignore[union-attr]
+            low, high = value.detach().aminmax()
+            got = f"values from {low:g} to {high:g} that are not"
+            raise ValueError(_checks.expected("x", what, got))
+
+
+def refuse_gaussian(kind: type[Distribution], what: str) -> None:
+    """Refuse a divergence from a Gaussian, which shares no base measure with this kind."""
+
+    def refuse(q: Distribution, p: Distribution) -> Tensor:
+        hint = "The latent's default_prior() is one that fits."
+        raise TypeError(_checks.expected("prior", what, repr(p), hint))
+
+    register_kl(kind, DiagonalGaussian)(refuse)
