@@ -29,7 +29,7 @@ _LOGVAR_BOUND = 40.0
 _Independent: TypeAlias = "Independent[Distribution]"
 
 
-def _tame(logvar: Tensor) -> Tensor:
+def tame(logvar: Tensor) -> Tensor:
     # The identity up to +-40 (a sigma from 2e-9 to 5e8); beyond, it grows with the logarithm of the
     # excess, so that exp() of it grows in a straight line: no overflow, and never a zero gradient.
     beyond = logvar.sign() * _LOGVAR_BOUND + F.softshrink(logvar, _LOGVAR_BOUND).asinh()
@@ -91,7 +91,7 @@ class DiagonalGaussian(Distribution):
         look = self._validate_args and _checks.eager()
         usual = look and _checks.within(_LOGVAR_BOUND, logvar)
         self.mu, self.logvar = mu, logvar
-        self._log_variance = logvar if usual else _tame(logvar)
+        self._log_variance = logvar if usual else tame(logvar)
         if look:
             _checks.no_nan("mu", mu)
             if not usual:
@@ -258,7 +258,10 @@ def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
 
 
 def _kl_independent_gaussian(q: _Independent, p: DiagonalGaussian) -> Tensor:
-    return kl_divergence(_as_gaussian(q), p)
+    if isinstance(q.base_dist, Normal):
+        return kl_divergence(_as_gaussian(q), p)
+    normal = Normal(p.mu, p.stddev, validate_args=False)  # torch knows others, Laplace's say
+    return kl_divergence(q, Independent(normal, len(p.event_shape), validate_args=False))
 
 
 def _kl_gaussian_multivariate(q: DiagonalGaussian, p: MultivariateNormal) -> Tensor:

@@ -1,0 +1,281 @@
+"""Discrete variables whose draws let a gradient through."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import constraints, register_kl
+
+from vaekit import _checks
+from vaekit.distributions.bernoulli import IndependentBernoulli
+from vaekit.distributions.supports import Reparameterized, check_inside, refuse_gaussian
+
+__all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
+
+
+def _gumbel(like: Tensor, sample_shape: Sequence[int]) -> Tensor:
+    shape = torch.Size(sample_shape) + like.shape
+    exponential = torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
+    return -exponential.clamp_min(torch.finfo(like.dtype).tiny).log()
+
+
+def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    return hard + (soft - soft.detach())  # the bracket is exactly 0, but has a gradient
+
+
+class _OneHots(constraints.Constraint):
+    """One-hot vectors side by side, or points of the simplices whose corners they are."""
+
+    event_dim = 1
+
+    def __init__(self, classes: int, hard: bool) -> None:
+        self.classes, self.is_discrete = classes, hard
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        each: Tensor = value.unflatten(-1, (-1, self.classes))
+        inside = (each >= 0).all(-1) & ((each.sum(-1) - 1).abs() < 1e-4)
+        if self.is_discrete:
+            inside = inside & (each.amax(-1) == 1)
+        return inside.all(-1)
+
+
+class RelaxedCategorical(Reparameterized):
+    r"""Independent categorical variables as one-hot vectors side by side, relaxed or hard.
+
+    .. math:: y = \operatorname{softmax}\!\big( (\log \pi + g) / \tau \big),
+              \qquad g_k \sim \operatorname{Gumbel}(0, 1)
+
+    Relaxed, a draw is y, a point of the simplex, and the density is the Concrete one:
+
+    .. math:: p(y) = (K - 1)!\, \tau^{K-1} \prod_k
+              \frac{\pi_k\, y_k^{-\tau-1}}{\sum_i \pi_i\, y_i^{-\tau}}
+
+    Hard, a draw is the one-hot vector of y's largest entry, which follows the categorical exactly,
+    and ``log_prob`` is the categorical's; the gradient is that of y (straight-through), so biased.
+
+    The divergence between two of these is that between the categoricals, in closed form, relaxed
+    or not. It is *not* the divergence between Concrete densities, which the Monte Carlo estimate
+    of `vaekit.kl_divergence` gives where both are relaxed. A relaxed draw that rounding has put
+    onto the simplex's edge has the density of the nearest number above 0.
+
+    Args:
+        logits: The log-odds of the classes, up to a constant for each variable.
+        temperature: :math:`\tau`, above 0; towards 0 relaxed draws become one-hot.
+        hard: Whether draws are one-hot.
+        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+
+    Shape:
+        ``logits: (*batch, variables, classes)``; the event is ``(variables * classes,)``.
+
+    Raises:
+        ValueError: If there are fewer than 2 classes, the temperature is not above 0, or ``logits``
+            holds NaN; from ``log_prob``, if a value lies outside the support.
+
+    Example:
+        >>> q = RelaxedCategorical(torch.zeros(8, 3, 4), hard=True)
+        >>> q
+        RelaxedCategorical(batch_shape=(8,), event_shape=(12,), hard=True)
+        >>> q.log_prob(q.sample())[0]  # three fair dice of four faces
+        tensor(-4.1589)
+
+    References:
+        C. J. Maddison, A. Mnih and Y. W. Teh, *The Concrete Distribution*, 2017, definition 1;
+        E. Jang, S. Gu and B. Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
+        sections 2.1 and 2.2.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "*batch variables classes"],
+        temperature: float = 0.5,
+        hard: bool = False,
+        validate_args: bool | None = None,
+    ) -> None:
+        if logits.ndim < 2 or logits.shape[-1] < 2:
+            what = "shape (..., variables, classes) with at least 2 classes"
+            raise ValueError(_checks.expected("logits", what, tuple(logits.shape)))
+        self.temperature = _checks.number("temperature", temperature, above=0)
+        self.logits, self.hard = logits, hard
+        event_shape = torch.Size([logits.shape[-2] * logits.shape[-1]])
+        super().__init__(logits.shape[:-2], event_shape, validate_args=validate_args)
+        if self._validate_args and _checks.eager():
+            _checks.no_nan("logits", logits)
+
+    @constraints.dependent_property(event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """One-hot vectors side by side; relaxed, points of the simplex."""
+        return _OneHots(self.logits.shape[-1], self.hard)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """The log-probabilities of the classes, ``(*batch, variables, classes)``."""
+        return self.logits.log_softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities of the classes, ``(*batch, variables * classes)``."""
+        return self.logits.softmax(-1).flatten(-2)
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest class of each variable, one-hot."""
+        return _one_hot(self.logits).flatten(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances of the one-hot vectors' entries."""
+        return self.mean * (1 - self.mean)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedCategorical":
+        """Return the same distribution over a larger batch."""
+        logits = self.logits.expand(torch.Size(batch_shape) + self.logits.shape[-2:])
+        return RelaxedCategorical(logits, self.temperature, self.hard, validate_args=False)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw ``(*sample_shape, *batch, variables * classes)``, with a gradient to the logits."""
+        y = ((self.logits + _gumbel(self.logits, sample_shape)) / self.temperature).softmax(-1)
+        return (_straight_through(_one_hot(y), y) if self.hard else y).flatten(-2)
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability, or the logarithm of the Concrete density, in nats.
+
+        Shape:
+            ``value: (..., variables * classes)``, returns ``(*batch,)`` broadcast with its front.
+
+        Raises:
+            ValueError: If the shape does not fit, or a value lies outside the support.
+        """
+        points = "one-hot vectors" if self.hard else "points of the simplex"
+        check_inside(self, value, f"{points} side by side, one for each variable")
+        each: Tensor = value.unflatten(-1, self.logits.shape[-2:])
+        if self.hard:
+            return (each * self.log_probs).sum((-2, -1))
+        classes, temperature = self.logits.shape[-1], self.temperature
+        log_y = each.clamp_min(torch.finfo(each.dtype).tiny).log()
+        constant = math.lgamma(classes) + (classes - 1) * math.log(temperature)
+        score = self.logits - temperature * log_y
+        by_variable: Tensor = (score - log_y).sum(-1) - classes * score.logsumexp(-1)
+        return (by_variable + constant).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "..."]:
+        """Entropy of the hard variables in nats, ``(*batch,)``; the relaxed ones' has no form."""
+        _check_hard(self)
+        return -(self.logits.softmax(-1) * self.log_probs).sum((-2, -1))
+
+
+class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
+    r"""Independent binary variables, relaxed or hard, in the manner of `RelaxedCategorical`.
+
+    .. math:: y = \operatorname{sigmoid}\!\big( (\text{logit}\, \pi + l) / \tau \big),
+              \qquad l \sim \operatorname{Logistic}(0, 1)
+
+    Relaxed, a draw is y, between 0 and 1, and the density is the binary Concrete one; hard, a draw
+    is 0 or 1, as y lies below or above a half, with the gradient of y (straight-through, biased),
+    and ``log_prob`` is the Bernoulli's. The divergence between two of these is that between the
+    Bernoullis. A relaxed draw within rounding of 0 or 1 has the density of that distance.
+
+    Args:
+        logits: The log-odds of a one.
+        temperature: :math:`\tau`, above 0; towards 0 relaxed draws become 0 or 1.
+        hard: Whether draws are 0 or 1.
+        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+
+    Shape:
+        ``logits: (*batch, dim)``.
+
+    Raises:
+        ValueError: If the temperature is not above 0, or ``logits`` holds NaN; from ``log_prob``,
+            if a value lies outside the support.
+
+    Example:
+        >>> q = RelaxedBernoulli(torch.zeros(8, 3), hard=True)
+        >>> q.log_prob(q.sample())[0]  # three fair coins
+        tensor(-2.0794)
+
+    References:
+        C. J. Maddison, A. Mnih and Y. W. Teh, *The Concrete Distribution*, 2017, appendix B.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "*batch dim"],
+        temperature: float = 0.5,
+        hard: bool = False,
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(logits, validate_args=validate_args)
+        self.temperature = _checks.number("temperature", temperature, above=0)
+        self.hard = hard
+        if self._validate_args and _checks.eager():
+            _checks.no_nan("logits", logits)
+
+    @constraints.dependent_property(event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Zeros and ones; relaxed, all that lies between them."""
+        values = constraints.boolean if self.hard else constraints.unit_interval
+        return constraints.independent(values, 1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedBernoulli":
+        """Return the same distribution over a larger batch."""
+        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
+        return RelaxedBernoulli(logits, self.temperature, self.hard, validate_args=False)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw ``(*sample_shape, *batch, dim)``, with a gradient to the logits."""
+        noise = _gumbel(self.logits, sample_shape) - _gumbel(self.logits, sample_shape)
+        y = ((self.logits + noise) / self.temperature).sigmoid()
+        return _straight_through((y > 0.5).to(y.dtype), y) if self.hard else y
+
+    def log_prob_by_dimension(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability or log-density of each dimension by itself, in nats; see `log_prob`."""
+        check_inside(self, value, "zeros and ones" if self.hard else "values in [0, 1]")
+        if self.hard:
+            return value * self.logits - F.softplus(self.logits)
+        numbers = torch.finfo(value.dtype)
+        y = value.clamp(numbers.tiny, 1 - numbers.eps)
+        log_one, log_zero = y.log(), (-y).log1p()
+        score = self.logits - self.temperature * (log_one - log_zero)
+        of_logit = math.log(self.temperature) + score - 2 * F.softplus(score)
+        return of_logit - log_one - log_zero
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability, or the logarithm of the binary Concrete density, in nats.
+
+        Shape:
+            ``value: (..., dim)``, returns ``(*batch,)`` broadcast with the front of ``value``.
+
+        Raises:
+            ValueError: If the shape does not fit, or a value lies outside the support.
+        """
+        return self.log_prob_by_dimension(value).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "..."]:
+        """Entropy of the hard variables in nats, ``(*batch,)``; the relaxed ones' has no form."""
+        _check_hard(self)
+        return super().entropy()
+
+
+def _one_hot(y: Tensor) -> Tensor:
+    return torch.zeros_like(y).scatter_(-1, y.argmax(-1, keepdim=True), 1.0)
+
+
+def _check_hard(q: RelaxedCategorical | RelaxedBernoulli) -> None:
+    if not q.hard:
+        raise NotImplementedError(f"No closed-form entropy of {q!r}; -log_prob(z) estimates it.")
+
+
+def _kl_categorical_categorical(q: RelaxedCategorical, p: RelaxedCategorical) -> Tensor:
+    if q.logits.shape[-2:] != p.logits.shape[-2:]:
+        what = f"(variables, classes) as the posterior's {tuple(q.logits.shape[-2:])}"
+        raise ValueError(_checks.expected("prior", what, tuple(p.logits.shape[-2:])))
+    return (q.logits.softmax(-1) * (q.log_probs - p.log_probs)).sum((-2, -1))
+
+
+register_kl(RelaxedCategorical, RelaxedCategorical)(_kl_categorical_categorical)
+refuse_gaussian(RelaxedCategorical, "one of categorical variables")
+refuse_gaussian(RelaxedBernoulli, "one of binary variables")
