@@ -1,10 +1,12 @@
 """Cases that `test_compile.py` runs in a process of their own."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from models import elbo, tiny
-from test_conformance import LIKELIHOODS, TERMS, build, of
+from test_conformance import LATENTS, LIKELIHOODS, PRIORS, TERMS, build, of
 from torch import Tensor
 
 import vaekit as vk
@@ -12,11 +14,13 @@ import vaekit as vk
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def agrees(model: vk.VAE, objective: vk.objectives.Objective, x: Tensor) -> None:
+def agrees(
+    model: vk.VAE, objective: vk.objectives.Objective, x: Tensor, samples: int | None = None
+) -> None:
     torch._dynamo.reset()
 
     def run(x: Tensor) -> Tensor:
-        return objective(model(x), x).total
+        return objective(model(x, samples), x).total
 
     # Traced whole, differentiated, and run operation by operation: the noise is the same.
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
@@ -28,15 +32,32 @@ def agrees(model: vk.VAE, objective: vk.objectives.Objective, x: Tensor) -> None
 
 @of(TERMS)
 def test_terms(case, device) -> None:
-    x = torch.rand(6, 2, 4, device=device).round()
-    agrees(build().to(device), vk.Reconstruction("other") + case(), x)
+    x, term = torch.rand(6, 2, 4, device=device).round(), case().to(device)
+    samples = 6 if term.needs_draws else None
+    gradient = term.needs_graph or getattr(term, "gradient", "") == "dreg"
+    traced = torch._dynamo.config.patch(trace_autograd_ops=True) if gradient else nullcontext()
+    with traced:
+        agrees(build().to(device), vk.Reconstruction("other") + term, x, samples)
 
 
 @of(LIKELIHOODS)
 def test_likelihoods(case, device) -> None:
     make, to_support = case
-    x = to_support(torch.rand(6, 2, 4, device=device))
-    agrees(build(likelihood=make()).to(device), elbo(), x)
+    likelihood = make()
+    x = to_support(torch.rand(6, *likelihood.shape, device=device))
+    agrees(build(likelihood=likelihood).to(device), elbo(), x)
+
+
+@of(LATENTS)
+def test_latents(case, device) -> None:
+    x = torch.rand(6, 2, 4, device=device).round()
+    agrees(build(case()).to(device), elbo(), x)
+
+
+@of(PRIORS)
+def test_priors(case, device) -> None:
+    x = torch.rand(6, 2, 4, device=device).round()
+    agrees(build(prior=case()).to(device), elbo(), x)
 
 
 def test_convolutions(device) -> None:

@@ -7,13 +7,32 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Laplace
 
 import vaekit as vk
 
 f64 = torch.float64
 
-LATENTS: dict[str, Callable[[], nn.Module]] = {"GaussianLatent": lambda: vk.GaussianLatent(3)}
+LATENTS: dict[str, Callable[[], nn.Module]] = {
+    "GaussianLatent": lambda: vk.GaussianLatent(3),
+    "FullGaussianLatent": lambda: vk.latents.FullGaussianLatent(3),
+    "LaplaceLatent": lambda: vk.latents.LaplaceLatent(3),
+    "CategoricalLatent": lambda: vk.latents.CategoricalLatent(2, 3),
+    "CategoricalLatent, hard": lambda: vk.latents.CategoricalLatent(2, 3, hard=True),
+    "BernoulliLatent": lambda: vk.latents.BernoulliLatent(3),
+    "BernoulliLatent, hard": lambda: vk.latents.BernoulliLatent(3, hard=True),
+    "PowerSphericalLatent": lambda: vk.latents.PowerSphericalLatent(3),
+    "ProductLatent": lambda: vk.latents.ProductLatent(
+        vk.GaussianLatent(2), vk.latents.CategoricalLatent(1, 3, hard=True)
+    ),
+    "FlowLatent": lambda: vk.latents.FlowLatent(3, 4),
+}
+
+#: Those whose posterior is a point: no density, and so no KL.
+POINTS: dict[str, Callable[[], nn.Module]] = {
+    "DeterministicLatent": lambda: vk.latents.DeterministicLatent(3),
+    "VectorQuantizedLatent": lambda: vk.latents.VectorQuantizedLatent(4, 8, variables=2),
+}
 
 LIKELIHOODS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]] = {
     "Bernoulli": (lambda: vk.likelihoods.Bernoulli((2, 4)), torch.round),
@@ -23,9 +42,51 @@ LIKELIHOODS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]
         lambda: vk.likelihoods.Gaussian((2, 4), learn_sigma=True),
         lambda x: x,
     ),
+    "Gaussian, per pixel": (lambda: vk.likelihoods.Gaussian((2, 4), "per_pixel"), lambda x: x),
+    "Gaussian, optimal": (lambda: vk.likelihoods.Gaussian((2, 4), "optimal"), lambda x: x),
+    "Laplace": (lambda: vk.likelihoods.Laplace((2, 4), learn_sigma=True), lambda x: x),
+    "StudentT": (lambda: vk.likelihoods.StudentT((2, 4), df=3), lambda x: x),
+    "ContinuousBernoulli": (lambda: vk.likelihoods.ContinuousBernoulli((2, 4)), lambda x: x),
+    "DiscretizedLogistic": (
+        lambda: vk.likelihoods.DiscretizedLogistic((2, 4)),
+        lambda x: (x * 255).round() / 255,
+    ),
+    "DiscretizedLogistic, mixed": (
+        lambda: vk.likelihoods.DiscretizedLogistic((2, 4), components=3),
+        lambda x: (x * 255).round() / 255,
+    ),
+    "Categorical": (
+        lambda: vk.likelihoods.Categorical((2, 4), 3),
+        lambda x: (2 * x).round(),
+    ),
+    "Poisson": (lambda: vk.likelihoods.Poisson((2, 4)), lambda x: (5 * x).round()),
+    "NegativeBinomial": (
+        lambda: vk.likelihoods.NegativeBinomial((2, 4)),
+        lambda x: (5 * x).round(),
+    ),
+    "Mixed": (
+        lambda: vk.likelihoods.Mixed(
+            [
+                ([3, 0, 4], vk.likelihoods.Gaussian(3, learn_sigma=True)),
+                ([1, 2], vk.likelihoods.Bernoulli(2)),
+                ([5], vk.likelihoods.Categorical(1, 3)),
+                ([6, 7], vk.likelihoods.Poisson(2)),
+            ]
+        ),
+        torch.round,
+    ),
 }
 
-PRIORS: dict[str, Callable[[], nn.Module]] = {"StandardNormal": lambda: vk.priors.StandardNormal(3)}
+PRIORS: dict[str, Callable[[], nn.Module]] = {
+    "StandardNormal": lambda: vk.priors.StandardNormal(3),
+    "Fixed": lambda: vk.priors.Fixed(
+        Independent(Laplace(torch.zeros(3), torch.ones(3)), 1),
+    ),
+    "MixtureOfGaussians": lambda: vk.priors.MixtureOfGaussians(3, 4),
+    "FlowPrior": lambda: vk.priors.FlowPrior(
+        vk.distributions.import_zuko().flows.NSF(3, transforms=2)
+    ),
+}
 
 TERMS: dict[str, Callable[[], vk.objectives.Term]] = {
     "Reconstruction": vk.Reconstruction,
@@ -34,13 +95,45 @@ TERMS: dict[str, Callable[[], vk.objectives.Term]] = {
     "TotalCorrelation": lambda: vk.TotalCorrelation(dataset_size=50),
     "TotalCorrelation, weighted": lambda: vk.TotalCorrelation("weighted", dataset_size=50),
     "DecomposedKL": lambda: vk.DecomposedKL(dataset_size=50),
+    "AdversarialPrior": lambda: vk.objectives.AdversarialPrior(vk.networks.mlp(3, [8], 1)),
+    "AdversarialTotalCorrelation": lambda: vk.objectives.AdversarialTotalCorrelation(
+        vk.networks.mlp(3, [8], 1)
+    ),
+    "BalancedKL": lambda: vk.objectives.BalancedKL([1, 2]),
+    "Capacity": lambda: vk.objectives.Capacity(vk.schedules.Linear(0, 5, steps=10)),
+    "DIP": vk.objectives.DIP,
+    "DIP, within": lambda: vk.objectives.DIP(within=True),
+    "FreeBits": lambda: vk.objectives.FreeBits(0.1),
+    "GradientPenalty": vk.objectives.GradientPenalty,
+    "ImportanceWeighted": vk.objectives.ImportanceWeighted,
+    "ImportanceWeighted, Renyi": lambda: vk.objectives.ImportanceWeighted(0.5, groups=3),
+    "ImportanceWeighted, STL": lambda: vk.objectives.ImportanceWeighted(gradient="stl"),
+    "ImportanceWeighted, DReG": lambda: vk.objectives.ImportanceWeighted(gradient="dreg"),
+    "LatentL2": vk.objectives.LatentL2,
+    "MMD": vk.objectives.MMD,
+    "MMD, RBF": lambda: vk.objectives.MMD(vk.losses.RBF(1.0)),
 }
 
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "DiagonalGaussian": lambda: vk.distributions.DiagonalGaussian(*torch.randn(2, 5, 3)),
     "StandardGaussian": lambda: vk.distributions.StandardGaussian(torch.zeros(5, 3)),
     "IndependentBernoulli": lambda: vk.distributions.IndependentBernoulli(torch.randn(5, 3)),
+    "RelaxedCategorical": lambda: vk.distributions.RelaxedCategorical(
+        torch.randn(5, 1, 3), hard=True
+    ),
+    "RelaxedBernoulli": lambda: vk.distributions.RelaxedBernoulli(torch.randn(5, 3), hard=True),
+    "UniformSphere": lambda: vk.distributions.UniformSphere(torch.zeros(5, 3)),
+    "Joint": lambda: vk.distributions.Joint(
+        [
+            vk.distributions.StandardGaussian(torch.zeros(5, 1)),
+            vk.distributions.RelaxedBernoulli(torch.randn(5, 2), hard=True),
+        ]
+    ),
 }
+
+#: Those that lack part of the contract, tested in files of their own.
+PARTIAL = {"Chain", "FlowDistribution", "Mixture", "PointMass", "PowerSpherical"}
+FUNCTIONS = {"detached", "import_zuko", "log_prob_by_dimension"}
 
 
 def of(cases: dict) -> pytest.MarkDecorator:
@@ -50,11 +143,17 @@ def of(cases: dict) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     ("module", "cases", "others"),
     [
-        (vk.latents, LATENTS, set()),
+        (vk.latents, LATENTS | POINTS, {"Latent"}),
         (vk.likelihoods, LIKELIHOODS, {"Likelihood"}),
-        (vk.priors, PRIORS, set()),
-        (vk.objectives, TERMS, {"Loss", "Objective", "Term"}),
-        (vk.distributions, DISTRIBUTIONS, {"log_prob_by_dimension"}),
+        # The first two need a model, and are tested with one in test_priors.py.
+        (
+            vk.priors,
+            PRIORS,
+            {"VampPrior", "ConditionalPrior", "fit_flow", "fit_gaussian_mixture"},
+        ),
+        # A commitment is that of a quantised latent, and is tested with one elsewhere.
+        (vk.objectives, TERMS, {"Commitment", "Loss", "Objective", "Term"}),
+        (vk.distributions, DISTRIBUTIONS, PARTIAL | FUNCTIONS),
     ],
     ids=["latents", "likelihoods", "priors", "objectives", "distributions"],
 )
@@ -72,17 +171,19 @@ def build(
     likelihood = likelihood or vk.likelihoods.Bernoulli((2, 4))
     return vk.VAE(
         vk.Encoder(vk.networks.mlp(8, [16], latent.num_params), latent),
-        vk.Decoder(vk.networks.mlp(3, [16], likelihood.num_params), likelihood),
+        vk.Decoder(vk.networks.mlp(latent.dim, [16], likelihood.num_params), likelihood),
         prior,
     )
 
 
-def check(model: vk.VAE, objective: vk.objectives.Objective, x: Tensor) -> None:
+def check(
+    model: vk.VAE, objective: vk.objectives.Objective, x: Tensor, samples: int | None = None
+) -> None:
     """Gradients to every parameter; the same after a copy, a round trip, a longer batch."""
 
     def loss(model: vk.VAE) -> Tensor:
         torch.manual_seed(1)
-        return objective(model(x), x).total
+        return objective(model(x, samples), x).total
 
     value = loss(model)
     assert value.isfinite()
@@ -101,13 +202,30 @@ def check(model: vk.VAE, objective: vk.objectives.Objective, x: Tensor) -> None:
 @of(LATENTS)
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 def test_latents(case, dtype, device) -> None:
-    latent = case().to(device)
+    latent = case().to(device, dtype)
     q = latent(torch.randn(5, 7, latent.num_params, dtype=dtype, device=device))
     assert (q.batch_shape, q.event_shape) == ((5, 7), (latent.dim,))
     z = q.rsample((2,))
     assert (z.shape, z.dtype, z.device.type) == ((2, 5, 7, latent.dim), dtype, device.type)
     assert q.log_prob(z).shape == (2, 5, 7)
-    check(build(latent.cpu()), vk.Reconstruction() + vk.KL(), torch.rand(6, 2, 4).round())
+    check(build(latent.cpu().float()), vk.Reconstruction() + vk.KL(), torch.rand(6, 2, 4).round())
+
+
+@of(POINTS)
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_points(case, dtype, device, refuses) -> None:
+    latent = case().to(device, dtype).eval()
+    params = torch.randn(5, latent.num_params, dtype=dtype, device=device, requires_grad=True)
+    q = latent(params)
+    assert (q.batch_shape, q.event_shape) == ((5,), (latent.dim,))
+    z = q.rsample((2,))
+    assert (z.shape, z.dtype, z.device.type) == ((2, 5, latent.dim), dtype, device.type)
+    assert torch.equal(z[0], z[1])
+    z.sum().backward()
+    assert params.grad is not None
+    refuses(TypeError, lambda: q.log_prob(z), "density")
+    model = build(latent.cpu().float())
+    check(model.eval(), 1 * vk.Reconstruction(), torch.rand(6, 2, 4).round())
 
 
 @of(LIKELIHOODS)
@@ -115,15 +233,16 @@ def test_latents(case, dtype, device) -> None:
 def test_likelihoods(case, dtype, device) -> None:
     make, to_support = case
     likelihood = make().to(device, dtype)
-    x = to_support(torch.rand(7, 2, 4, dtype=dtype, device=device))
+    shape = tuple(likelihood.shape)
+    x = to_support(torch.rand(7, *shape, dtype=dtype, device=device))
     params = torch.randn(5, 7, likelihood.num_params, dtype=dtype, device=device)
     p = likelihood(params)
-    assert (p.batch_shape, p.event_shape) == ((5, 7), (2, 4))
-    assert (p.mean.shape, p.mean.dtype) == ((5, 7, 2, 4), dtype)
+    assert (p.batch_shape, p.event_shape) == ((5, 7), shape)
+    assert (p.mean.shape, p.mean.dtype) == ((5, 7, *shape), dtype)
     assert (p.log_prob(x).shape, p.log_prob(x).dtype) == ((5, 7), dtype)
-    assert p.sample((3,)).shape == (3, 5, 7, 2, 4)
+    assert p.sample((3,)).shape == (3, 5, 7, *shape)
     # Flat or shaped, the parameters mean the same.
-    assert torch.equal(likelihood(params.unflatten(-1, (2, 4))).mean, p.mean)
+    assert torch.equal(likelihood(params.unflatten(-1, (-1, *shape[1:]))).mean, p.mean)
     model = build(likelihood=likelihood.cpu().float())
     check(model, vk.Reconstruction() + vk.KL(), x.cpu().float())
 
@@ -157,13 +276,15 @@ def test_a_prior_integrates_to_one(case) -> None:
 @of(TERMS)
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 def test_terms(case, dtype, device) -> None:
-    term, model = case(), build().to(device, dtype)
+    term, model = case().to(device, dtype), build().to(device, dtype)
+    samples = 6 if term.needs_draws else None
     x = torch.rand(6, 2, 4, dtype=dtype, device=device).round()
-    value = term(model(x), x)
+    value = term(model(x, samples), x)
     assert value.shape in ((6,), ())
     assert value.dtype == dtype
-    assert set(term.values(model(x), x)) == set(term.names) == set(term.weights(0))
-    check(build(), vk.Reconstruction("other") + 0.5 * term, torch.rand(6, 2, 4).round())
+    assert set(term.values(model(x, samples), x)) == set(term.names) == set(term.weights(0))
+    objective = vk.Reconstruction("other") + 0.5 * term.cpu().float()
+    check(build(), objective, torch.rand(6, 2, 4).round(), samples)
 
 
 @of(DISTRIBUTIONS)
@@ -184,7 +305,7 @@ def test_distributions(case) -> None:
     # The entropy is the expected negative log-density.
     draws = -p.log_prob(p.sample((20_000,)))
     spread = draws.std(0) / 20_000**0.5
-    assert ((draws.mean(0) - p.entropy()).abs() < 5 * spread).all()
+    assert ((draws.mean(0) - p.entropy()).abs() < 5 * spread + 1e-5).all()  # rounding, of constants
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

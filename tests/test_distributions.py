@@ -270,3 +270,18 @@ def test_log_prob_by_dimension_adds_up_and_says_when_it_cannot(refuses) -> None:
     torch.testing.assert_close(log_prob_by_dimension(as_torch(q), z), by_dimension)
     full = td.MultivariateNormal(torch.zeros(3), torch.eye(3))
     refuses(TypeError, lambda: log_prob_by_dimension(full, z), "distribution", "independent")
+
+
+def test_what_switches_torchs_checks_off_leaves_ours_on(refuses) -> None:
+    # torch.compile does so for the whole process, and so does importing zuko.
+    default = td.Distribution._validate_args
+    td.Distribution.set_default_validate_args(False)
+    try:
+        nan, x = torch.full((4, 2), math.nan), torch.full((4, 2), 0.5)
+        refuses(ValueError, lambda: DiagonalGaussian(nan, torch.zeros(4, 2)), "mu", "NaN")
+        bernoulli = IndependentBernoulli(torch.zeros(4, 2))
+        refuses(ValueError, lambda: bernoulli.log_prob(x), "x", "zeros and ones")
+        poisson = vk.likelihoods.Poisson(2)(torch.zeros(4, 2))
+        refuses(ValueError, lambda: poisson.log_prob(x), "x", "whole")
+    finally:
+        td.Distribution.set_default_validate_args(default)

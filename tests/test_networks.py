@@ -368,11 +368,23 @@ def test_the_first_values_alone_are_read(refuses: Refuses) -> None:
     refuses(ValueError, lambda: networks.FirstOf(mlp(2, [], 3), 1), "size", "at least the 2", "1")
 
 
+def test_rungs_are_outputs_behind_each_hidden_layer(refuses: Refuses) -> None:
+    net = networks.Rungs(4, [6, 5], [3, 2])
+    x = torch.rand(7, 2, 2)
+    low, high = net(x)
+    first = net.stages[0](x.flatten(1))
+    torch.testing.assert_close(low, net.heads[0](first))
+    torch.testing.assert_close(high, net.heads[1](net.stages[1](first)))
+    assert (net.in_shape, net.out_shape) == ((4,), (5,))
+    refuses(ValueError, lambda: networks.Rungs(4, [6, 5], [3]), "out_features", "2 hidden", "[3]")
+
+
 def test_every_network_is_tested_here() -> None:
     assert set(networks.__all__) == {
         "Conditioned",
         "FirstOf",
         "Network",
+        "Rungs",
         "conv",
         "conv_maps",
         "conv_transpose",

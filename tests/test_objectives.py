@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import elbo, tiny
 
 import vaekit as vk
-from vaekit.schedules import Constant, Cyclical, Linear
+from vaekit.schedules import Constant, Linear
 
 x = torch.ones(8, 1, 8, 8)
 
@@ -112,34 +112,3 @@ class TestTerms:
         out = tiny()(x, samples=5)
         call = lambda: vk.TotalCorrelation(dataset_size=100)(out, x)  # noqa: E731
         refuses(ValueError, call, "z", "one draw for each element", "(5, 8, 2)")
-
-
-class TestSchedules:
-    @given(step=st.integers(0, 10_000))
-    def test_constant(self, step: int) -> None:
-        assert Constant(4)(step) == 4
-
-    @given(start=st.floats(0, 10), end=st.floats(0, 10), steps=st.integers(1, 1000))
-    def test_linear(self, start: float, end: float, steps: int) -> None:
-        schedule = Linear(start, end, steps)
-        assert schedule(0) == start
-        assert math.isclose(schedule(steps), end, abs_tol=1e-12)
-        assert schedule(10 * steps) == schedule(steps)
-        assert math.isclose(schedule(1) - schedule(0), (end - start) / steps, abs_tol=1e-9)
-
-    @given(step=st.integers(0, 10_000), period=st.integers(1, 1000), ramp=st.floats(0.01, 1))
-    def test_cyclical(self, step: int, period: int, ramp: float) -> None:
-        schedule = Cyclical(1, 3, period, ramp)
-        assert schedule(step) == schedule(step + period)
-        assert schedule(period * step) == 1
-        assert 1 <= schedule(step) <= 3
-        if ramp * period <= period - 1:
-            assert math.isclose(schedule(period - 1), 3)
-
-    def test_bad_input(self, refuses) -> None:
-        refuses(ValueError, lambda: Constant(-1), "value", "at least 0", "-1")
-        refuses(ValueError, lambda: Linear(0, math.inf, 5), "end", "finite", "inf")
-        refuses(ValueError, lambda: Linear(0, 1, 0), "steps", "above 0", "0")
-        refuses(ValueError, lambda: Cyclical(0, 1, 2.5), "period", "whole number", "2.5")
-        refuses(ValueError, lambda: Cyclical(0, 1, 10, ramp=0), "ramp", "above 0", "0")
-        refuses(ValueError, lambda: Cyclical(0, 1, 10, ramp=1.5), "ramp", "at most 1", "1.5")

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -480,3 +481,83 @@ class TestLittleThings:
         before = torch.get_rng_state()
         evaluate(model, elbo(), DATA)
         assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestFamily:
+    """What fit does for the variants that need something of it."""
+
+    def test_several_draws(self, refuses) -> None:
+        seen = []
+
+        class Noting(vk.objectives.Term):
+            def forward(self, out: vk.vae.VAEOutput, x: torch.Tensor) -> torch.Tensor:
+                seen.append(tuple(out.z.shape))
+                return out.z.mean()
+
+        run(objective=elbo() + Noting("z"), samples=3, steps=1, validation=DATA)
+        assert set(seen) == {(3, 32, 2), (3, 4, 2)}
+        bound = vk.objectives.ImportanceWeighted()
+        refuses(ValueError, lambda: run(objective=bound), "samples", "ImportanceWeighted", "None")
+        refuses(ValueError, lambda: run(samples=0), "samples", "above 0", "0")
+
+    def test_corruption_reaches_the_encoder_alone(self) -> None:
+        inputs, targets = [], []
+
+        class Noting(vk.objectives.Reconstruction):
+            def forward(self, out: vk.vae.VAEOutput, x: torch.Tensor) -> torch.Tensor:
+                targets.append(x)
+                return super().forward(out, x)
+
+        def black(x: torch.Tensor) -> torch.Tensor:
+            inputs.append(x)
+            return torch.zeros_like(x)
+
+        model = tiny()
+        heard = []
+        model.encoder.register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+        run(model, Noting() + vk.KL(), corruption=black, steps=2)
+        assert all(not x.any() for x in heard)
+        for given, target in zip(inputs, targets, strict=True):
+            assert target.any()
+            assert torch.equal(given, target)
+
+    def test_labels_are_the_context_of_a_model_that_takes_one(self, refuses) -> None:
+        model, objective = vk.recipes.cvae(vk.likelihoods.Bernoulli((1, 8, 8)), 2, 4)
+        heard = []
+        model.encoder.register_forward_pre_hook(lambda _, args: heard.append(args[1]))
+        y = torch.arange(100) % 4
+        vk.fit(model, objective, vk.datasets.from_tensors(DATA, y), epochs=1, progress=False)
+        assert torch.equal(torch.cat(heard).sort().values, y.sort().values)
+        refuses(ValueError, lambda: run(model, objective), "data", "(x, y)", "without y")
+
+    def test_a_discriminator_is_trained_by_its_own_loss_alone(self) -> None:
+        term = vk.objectives.AdversarialTotalCorrelation(2)
+        model, before = tiny(), copy.deepcopy(term.state_dict())
+        optimizers = []
+
+        def adam(parameters):
+            optimizers.append(torch.optim.Adam(parameters, 1e-3))
+            return optimizers[0]
+
+        run(model, elbo() + 5 * term, steps=3, optimizer=adam)
+        own = {id(parameter) for parameter in term.parameters()}
+        held = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+        assert own
+        assert not own & held
+        assert held == {id(parameter) for parameter in model.parameters()}
+        after = term.state_dict()
+        assert any(not torch.equal(before[name], after[name]) for name in after)
+
+    def test_a_term_that_owns_parameters_leaves_the_model_alone(self) -> None:
+        plain, adversarial = tiny(), tiny()
+        histories = []
+        for model, objective in (
+            (plain, elbo()),
+            (adversarial, elbo() + 0 * vk.objectives.AdversarialTotalCorrelation(2)),
+        ):
+            torch.manual_seed(0)
+            model.encoder.register_forward_pre_hook(lambda *_: torch.manual_seed(5) and None)
+            batches = list(DATA.split(25))
+            histories.append(fit(model, objective, batches, epochs=1, progress=False))
+        for one, other in zip(plain.parameters(), adversarial.parameters(), strict=True):
+            assert torch.equal(one, other)

@@ -18,6 +18,7 @@ __all__ = [
     "Conditioned",
     "FirstOf",
     "Network",
+    "Rungs",
     "conv",
     "conv_maps",
     "conv_transpose",
@@ -375,6 +376,60 @@ class Conditioned(nn.Module):
                 _checks.expected("context", what, f"{context.dtype} {tuple(context.shape)}")
             )
         return context
+
+
+class Rungs(nn.Module):
+    """A perceptron with an output behind each hidden layer: the way up of a ladder.
+
+    Args:
+        in_features: How many values go in.
+        hidden: The widths of the hidden layers.
+        out_features: How many values come out behind each.
+        activation: Makes the non-linearity behind each hidden layer.
+
+    Shape:
+        ``x: (B, *event)`` of ``in_features`` values; returns a tuple of ``(B, out)``, one for each
+        hidden layer.
+
+    Raises:
+        ValueError: If there is not one output for each hidden layer.
+
+    Example:
+        >>> low, high = Rungs(784, [512, 256], [128, 64])(torch.zeros(8, 1, 28, 28))
+        >>> low.shape, high.shape
+        (torch.Size([8, 128]), torch.Size([8, 64]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: Sequence[int],
+        *,
+        activation: Activation = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        widths = [_checks.positive_int("in_features", in_features), *_widths("hidden", hidden)]
+        outs = _widths("out_features", out_features)
+        if len(outs) != len(widths) - 1:
+            what = f"one for each of the {len(widths) - 1} hidden layers"
+            raise ValueError(_checks.expected("out_features", what, outs))
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Linear(size_in, size_out), _made(activation))
+            for size_in, size_out in pairwise(widths)
+        )
+        self.heads = nn.ModuleList(
+            nn.Linear(width, out) for width, out in zip(widths[1:], outs, strict=True)
+        )
+        self.in_shape, self.out_shape = torch.Size(widths[:1]), torch.Size((sum(outs),))
+
+    def forward(self, x: Shaped[Tensor, "batch ..."]) -> tuple[Tensor, ...]:
+        """Return the outputs, the lowest first."""
+        x, outs = x.flatten(1), []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            outs.append(head(x))
+        return tuple(outs)
 
 
 class FirstOf(nn.Module):

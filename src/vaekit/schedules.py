@@ -4,11 +4,12 @@ A schedule is called with the step, counted from 0, and returns a number. Any fu
 to a float will do where a schedule is asked for.
 """
 
+import math
 from dataclasses import dataclass
 
 from vaekit import _checks
 
-__all__ = ["Constant", "Cyclical", "Linear"]
+__all__ = ["Constant", "Cyclical", "Linear", "Sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,46 @@ class Cyclical:
         """Return the value at a step."""
         done = min((step % self.period) / (self.period * self.ramp), 1.0)
         return self.start + (self.end - self.start) * done
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    r"""From one value to another along an S: slowly, quickly, slowly; constant afterwards.
+
+    .. math:: \text{start} + (\text{end} - \text{start}) \cdot \tfrac{1}{2} \left( 1 +
+              \frac{\tanh(s\, (t - \frac12) / 2)}{\tanh(s / 4)} \right), \qquad
+              t = \text{step} / \text{steps}
+
+    The logistic function of :math:`s\,(t - \frac12)`, stretched to begin and end where it says.
+
+    Args:
+        start: The value at step 0.
+        end: The value from step ``steps`` on.
+        steps: How many steps the S takes.
+        steepness: s, above 0: nearly a line at 1, nearly a jump at 100.
+
+    Example:
+        >>> warm_up = Sigmoid(0, 1, steps=1000)
+        >>> [round(warm_up(step), 3) for step in (0, 250, 500, 750, 1000)]
+        [0.0, 0.07, 0.5, 0.93, 1.0]
+
+    References:
+        S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, figure 2.
+    """
+
+    start: float
+    end: float
+    steps: int
+    steepness: float = 10.0
+
+    def __post_init__(self) -> None:
+        _checks.number("start", self.start, low=0)
+        _checks.number("end", self.end, low=0)
+        _checks.positive_int("steps", self.steps)
+        _checks.number("steepness", self.steepness, above=0)
+
+    def __call__(self, step: int) -> float:
+        """Return the value at a step."""
+        time = min(max(step, 0) / self.steps, 1.0)
+        half = math.tanh(self.steepness * (time - 0.5) / 2) / math.tanh(self.steepness / 4)
+        return self.start + (self.end - self.start) * (1 + half) / 2

@@ -269,7 +269,7 @@ def fit(
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
     if validate_every is not None:
         _checks.positive_int("validate_every", validate_every)
-    how = _How(_samples(samples), corruption)
+    how = _How(_samples(objective, samples), corruption)
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
     _checks.number("learning_rate", learning_rate, above=0)
@@ -343,6 +343,7 @@ def fit(
                         _checks.no_nan("target", target)
                     context = _context(model, batch, device)
                     try:
+                        objective.set_step(step)
                         values = forward(x, target, context)
                         total = objective.total(values, step)
                         numbers = _numbers([total, *values.values()])
@@ -389,7 +390,6 @@ def fit(
     return history
 
 
-@torch.no_grad()
 def evaluate(
     model: VAE,
     objective: Objective | Term,
@@ -428,11 +428,17 @@ def evaluate(
         ValueError: If there are none.
     """
     objective = _check_parts(model, objective)
-    device, how = _device(model), _How(_samples(samples), corruption)
+    device, how = _device(model), _How(_samples(objective, samples), corruption)
     sums = _Sums()
     devices = [device] if device.type not in ("cpu", "mps") else []
     fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
-    with evaluating(model), fork, _dataset_size(objective, datasets.size(data)):
+    graph = any(term.needs_graph for term, _ in objective.pairs)
+    with (
+        evaluating(model),
+        fork,
+        torch.set_grad_enabled(graph),
+        _dataset_size(objective, datasets.size(data)),
+    ):
         _seed(device, seed)
         for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
@@ -681,7 +687,7 @@ class _Inner:
     """Trains the parameters that terms own, each by what it minimises itself."""
 
     def __init__(self, objective: Objective) -> None:
-        made = [(t, getattr(t, 'inner_optimizer', lambda: None)()) for t in objective.terms]
+        made = [(term, term.inner_optimizer()) for term, _ in objective.pairs]
         self.terms = [(term, optimizer) for term, optimizer in made if optimizer is not None]
 
     def without(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -693,11 +699,17 @@ class _Inner:
         """Take a step of each, on draws of their own and without a gradient to the model."""
         for term, optimizer in self.terms:
             optimizer.zero_grad()
-            term.inner_loss(out, x).backward()
-            optimizer.step()
+            loss = term.inner_loss(out, x)
+            if loss is not None:
+                loss.backward()
+                optimizer.step()
 
 
-def _samples(samples: int | None) -> int | None:
+def _samples(objective: Objective, samples: int | None) -> int | None:
+    needing = [term for term, _ in objective.pairs if term.needs_draws]
+    if samples is None and needing:
+        what = f"a number of draws, as {needing[0]!r} takes several"
+        raise ValueError(_checks.expected("samples", what, None))
     return None if samples is None else _checks.positive_int("samples", samples)
 
 
@@ -725,8 +737,7 @@ def _forward(
         # A compiled graph looks at no values, so the first batch goes through unhurried.
         nonlocal checked
         if not checked:
-            with torch.no_grad():
-                forward(x, target, context)
+            forward(x, target, context)
             checked = True
         return fast(x, target, context)
 

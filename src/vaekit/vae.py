@@ -12,9 +12,10 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import alike
+from vaekit.distributions import StandardGaussian
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
-from vaekit.priors import StandardNormal
+from vaekit.priors import Fixed, StandardNormal
 
 __all__ = ["VAE", "Decoder", "Encoder", "VAEOutput"]
 
@@ -50,11 +51,14 @@ class Encoder(nn.Module):
         torch.Size([8, 20])
     """
 
-    def __init__(self, net: nn.Module, latent: GaussianLatent) -> None:
+    def __init__(self, net: nn.Module, latent: nn.Module) -> None:
         super().__init__()
-        if not hasattr(latent, "num_params"):
-            raise TypeError(_checks.expected("latent", "a GaussianLatent", repr(latent)))
-        _check_outputs(net, latent, latent.num_params)
+        num_params = getattr(latent, "num_params", None)
+        if not isinstance(num_params, int):
+            raise TypeError(
+                _checks.expected("latent", "a GaussianLatent or its like", repr(latent))
+            )
+        _check_outputs(net, latent, num_params)
         self.net = net
         self.latent = latent
         self.takes_context = bool(getattr(net, "takes_context", False))
@@ -120,7 +124,7 @@ class Decoder(nn.Module):
         self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
     ) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
-        if not z.requires_grad and _checks.eager():  # a draw's parameters were looked at
+        if _checks.eager() and z.grad_fn is None:  # the parameters of a draw were looked at
             _checks.no_nan("z", z)
         flat = z if z.ndim == 2 else z.reshape(-1, z.shape[-1])
         if context is None:
@@ -176,7 +180,8 @@ class VAE(nn.Module):
     Args:
         encoder: A module that returns :math:`q(z \mid x)`.
         decoder: A module that returns :math:`p(x \mid z)`.
-        prior: A module that returns :math:`p(z)`; the standard normal if None.
+        prior: A module that returns :math:`p(z)`; if None, the one that goes with the encoder's
+            latent, which for a Gaussian is the standard normal.
 
     Attributes:
         latent_dim: The number of latent dimensions.
@@ -202,7 +207,10 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, prior: Callable[[], Distribution] | None = None
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Callable[..., Distribution] | None = None,
     ) -> None:
         super().__init__()
         if not hasattr(getattr(encoder, "latent", None), "dim"):
@@ -211,8 +219,9 @@ class VAE(nn.Module):
             raise TypeError(_checks.expected("encoder", what, type(encoder).__name__, hint))
         self.encoder = encoder
         self.decoder = decoder
-        self.latent_dim = dim = encoder.latent.dim
-        self.prior = StandardNormal(dim) if prior is None else prior
+        self.latent_dim: int
+        self.latent_dim = dim = encoder.latent.dim  # type: ignore[assignment]
+        self.prior = _default_prior(encoder.latent) if prior is None else prior
         parts = (self.encoder, self.decoder, self.prior)
         self.takes_context = any(getattr(part, "takes_context", False) for part in parts)
         for argument, got in (
@@ -453,6 +462,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _default_prior(latent: Any) -> nn.Module:
+    default = getattr(latent, "default_prior", None)
+    distribution = None if default is None else default()
+    if distribution is None or isinstance(distribution, StandardGaussian):
+        return StandardNormal(latent.dim)
+    return Fixed(distribution)
 
 
 def _size(net: object, name: str) -> int | None:

@@ -193,7 +193,7 @@ def celeba(
             square = image.crop((left, top, left + 148, top + 148))
             scaled = square.resize((size, size), Image.Resampling.BILINEAR)
             x[index] = np.asarray(scaled).transpose(2, 0, 1)
-            labels[index] = attributes
+            labels[index] = attributes.numpy()
         parts.append(ArrayDataset(torch.from_numpy(x), labels, classes=held.attr_names[:40]))
     return tuple(parts)
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value, sum_event
+from vaekit.distributions.events import Checked, check_value, sum_event
 
 __all__ = ["IndependentBernoulli"]
 
 
-class IndependentBernoulli(Distribution):
+class IndependentBernoulli(Checked):
     r"""Independent Bernoulli variables given by their logits.
 
     .. math:: \log p(x) = \sum_j x_j \log \pi_j + (1 - x_j) \log (1 - \pi_j),
@@ -30,7 +30,7 @@ class IndependentBernoulli(Distribution):
         logits: The log-odds of a one.
         event_ndims: How many of the last dimensions make one event.
         grey_levels: Whether values between 0 and 1 are let in.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+        validate_args: Whether values are checked; they are if ``None``.
 
     Shape:
         ``logits: (*batch, *event)``.
@@ -128,8 +128,8 @@ class IndependentBernoulli(Distribution):
         else:
             cross_entropy = F.softplus(logits) - value * logits
         result = sum_event(self, cross_entropy)
-        # The sums are fewer to look through; while gradients are recorded, `fit` looks at the loss.
-        if look and not result.requires_grad and math.isnan(result.sum().item()):
+        # The sums are fewer to look through; in training it is `fit` that looks at the loss.
+        if look and logits.grad_fn is None and math.isnan(result.detach().sum().item()):
             _checks.finite("logits", logits)
         return result
 

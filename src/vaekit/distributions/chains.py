@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value
+from vaekit.distributions.events import Checked, check_value
 
 __all__ = ["Chain"]
 
 
-class Chain(Distribution):
+class Chain(Checked):
     r"""Blocks of a vector, each drawn given the one before it.
 
     .. math:: p(z) = p(z_{1})\, p(z_{2} \mid z_{1}) \cdots p(z_{L} \mid z_{L-1})

@@ -67,7 +67,7 @@ class RelaxedCategorical(Reparameterized):
         logits: The log-odds of the classes, up to a constant for each variable.
         temperature: :math:`\tau`, above 0; towards 0 relaxed draws become one-hot.
         hard: Whether draws are one-hot.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+        validate_args: Whether values are checked; they are if ``None``.
 
     Shape:
         ``logits: (*batch, variables, classes)``; the event is ``(variables * classes,)``.
@@ -183,7 +183,7 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         logits: The log-odds of a one.
         temperature: :math:`\tau`, above 0; towards 0 relaxed draws become 0 or 1.
         hard: Whether draws are 0 or 1.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+        validate_args: Whether values are checked; they are if ``None``.
 
     Shape:
         ``logits: (*batch, dim)``.

@@ -6,7 +6,17 @@ from torch.distributions import Distribution, Independent
 
 from vaekit import _checks
 
-__all__ = ["check_value", "log_prob_by_dimension", "sum_event"]
+__all__ = ["Checked", "check_value", "log_prob_by_dimension", "sum_event"]
+
+
+class Checked(Distribution):
+    """A distribution that looks at its values unless it is itself told not to.
+
+    torch's default for all distributions is not asked: ``torch.compile`` switches it off for the
+    whole process, and so does importing zuko.
+    """
+
+    _validate_args = True
 
 
 def log_prob_by_dimension(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
-from vaekit.distributions.events import check_value
+from vaekit.distributions.events import Checked, check_value
 from vaekit.distributions.gaussians import DiagonalGaussian
 
 __all__ = ["FlowDistribution", "import_zuko", "layers"]
@@ -18,7 +18,7 @@ __all__ = ["FlowDistribution", "import_zuko", "layers"]
 _PAIRS = 64
 
 
-class FlowDistribution(Distribution):
+class FlowDistribution(Checked):
     r"""What noise becomes under invertible transforms.
 
     .. math:: x = f(\epsilon), \qquad \log p(x) = \log p(\epsilon)

@@ -19,7 +19,7 @@ from torch.distributions import (
 )
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value, sum_event
+from vaekit.distributions.events import Checked, check_value, sum_event
 
 __all__ = ["DiagonalGaussian", "StandardGaussian"]
 
@@ -36,7 +36,7 @@ def tame(logvar: Tensor) -> Tensor:
     return torch.where(logvar.abs() <= _LOGVAR_BOUND, logvar, beyond)
 
 
-class DiagonalGaussian(Distribution):
+class DiagonalGaussian(Checked):
     r"""Independent Gaussians given by their means and log-variances.
 
     .. math:: \log p(x) = -\tfrac{1}{2} \sum_j \left[ \frac{(x_j - \mu_j)^2}{\sigma_j^2}
@@ -52,7 +52,7 @@ class DiagonalGaussian(Distribution):
         mu: The means.
         logvar: The log-variances; anything that broadcasts to the shape of ``mu``.
         event_ndims: How many of the last dimensions make one event.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+        validate_args: Whether values are checked; they are if ``None``.
 
     Shape:
         ``mu: (*batch, *event)``.

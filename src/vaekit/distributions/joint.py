@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value, log_prob_by_dimension
+from vaekit.distributions.events import Checked, check_value, log_prob_by_dimension
 from vaekit.distributions.gaussians import DiagonalGaussian
 
 __all__ = ["Joint"]
 
 
-class Joint(Distribution):
+class Joint(Checked):
     r"""Independent distributions over vectors, whose vectors are put end to end.
 
     .. math:: \log p(z) = \sum_i \log p_i(z_i), \qquad z = (z_1, z_2, \ldots)

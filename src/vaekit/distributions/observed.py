@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value, sum_event
+from vaekit.distributions.events import Checked, check_value, sum_event
 from vaekit.distributions.gaussians import DiagonalGaussian
 from vaekit.distributions.supports import check_inside
 
@@ -78,6 +78,8 @@ class Observed(Independent[Distribution]):
         torch.Size([8])
     """
 
+    _validate_args = True  # as of `Checked`
+
     def __init__(
         self, base: Distribution, event_ndims: int, values: Values, *params: Float[Tensor, "..."]
     ) -> None:
@@ -126,7 +128,7 @@ class Observed(Independent[Distribution]):
         return value.to(self._dtype)
 
 
-class Columns(Distribution):
+class Columns(Checked):
     """Several distributions side by side, each over its own columns of a table.
 
     Args:

@@ -41,7 +41,7 @@ class PowerSpherical(Reparameterized):
     Args:
         direction: :math:`\mu`, of length 1.
         concentration: :math:`\kappa`, at least 0.
-        validate_args: Whether values are checked; ``None`` follows torch's default (they are).
+        validate_args: Whether values are checked; they are if ``None``.
 
     Shape:
         ``direction: (*batch, dim)`` with ``dim`` at least 2, ``concentration: (*batch,)``.

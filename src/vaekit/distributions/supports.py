@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value
+from vaekit.distributions.events import Checked, check_value
 from vaekit.distributions.gaussians import DiagonalGaussian
 
 __all__ = ["Reparameterized", "check_inside", "refuse_gaussian"]
 
 
-class Reparameterized(Distribution):
+class Reparameterized(Checked):
     """A distribution that draws with a gradient, and without one in the same way."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -1,9 +1,4 @@
-r"""Loss functions: pure functions of tensors and distributions.
-
-All are in **nats**, to be minimised, and summed over the dimensions of an event. Those of a single
-element return one value for each element of the batch; statistics of a batch are scalars, and say
-so. The mean over the batch is taken once, by the objective.
-"""
+"""The evidence lower bound, and its KL in parts."""
 
 import math
 from typing import Literal, NamedTuple, get_args, overload

@@ -1,0 +1,190 @@
+"""The evidence lower bound's terms, and its KL in parts."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from vaekit import _checks, losses
+from vaekit.distributions import DiagonalGaussian
+from vaekit.objectives.base import Term, Weight, _at
+from vaekit.vae import VAEOutput
+
+__all__ = ["KL", "DecomposedKL", "Reconstruction", "TotalCorrelation"]
+
+
+class Reconstruction(Term):
+    """`vaekit.losses.reconstruction` as a term, the mean over draws where there are several.
+
+    Args:
+        name: What the term is called.
+
+    Example:
+        >>> 2 * Reconstruction()
+        2 * Reconstruction()
+    """
+
+    def __init__(self, name: str = "reconstruction") -> None:
+        super().__init__(name)
+
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
+        """Return the negative log-likelihood of each element, ``(B,)``."""
+        value = losses.reconstruction(out.likelihood, x)
+        return value.mean(0) if value.ndim > 1 else value
+
+
+class KL(Term):
+    """`vaekit.losses.kl_divergence` of posterior from prior, as a term.
+
+    Args:
+        method: ``"analytic"``, ``"monte_carlo"``, or None for the analytic one where there is one.
+        name: What the term is called.
+
+    Example:
+        >>> Reconstruction() + 4 * KL()
+        Reconstruction() + 4 * KL()
+    """
+
+    def __init__(self, method: losses.KLMethod | None = None, name: str = "kl") -> None:
+        super().__init__(name)
+        if method is not None:
+            _checks.one_of("method", method, ("analytic", "monte_carlo"))
+        self.method = method
+
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
+        """Return the divergence of each element, ``(B,)``."""
+        return losses.kl_divergence(out.posterior, out.prior, z=out.z, method=self.method)
+
+    def _options(self) -> dict[str, object]:
+        return {"method": self.method}
+
+
+class _Aggregate(Term):
+    """What the terms share that need an estimate of the aggregated posterior q(z)."""
+
+    def __init__(
+        self,
+        estimator: losses.Estimator,
+        dataset_size: int | None,
+        dataset_posterior: DiagonalGaussian | None,
+        name: str,
+    ) -> None:
+        super().__init__(name)
+        _checks.one_of("estimator", estimator, ("stratified", "weighted", "exact"))
+        if estimator == "exact" and dataset_posterior is None:
+            what = "the posterior of the whole data set for estimator='exact'"
+            raise ValueError(_checks.expected("dataset_posterior", what, None))
+        if dataset_size is not None:
+            _checks.positive_int("dataset_size", dataset_size)
+        self.estimator = estimator
+        self.dataset_size = dataset_size
+        self.run_size: int | None = None  # what stands in for it while data are gone through
+        self.dataset_posterior = dataset_posterior
+        if dataset_posterior is not None:
+            mu, logvar = dataset_posterior
+            self.dataset_posterior = DiagonalGaussian(mu.detach(), logvar.detach())
+
+    def _aggregate(self) -> dict[str, object]:
+        return {
+            "estimator": self.estimator,
+            "dataset_size": self.run_size if self.dataset_size is None else self.dataset_size,
+            "dataset_posterior": self.dataset_posterior,
+        }
+
+    def _options(self) -> dict[str, object]:
+        estimator = None if self.estimator == "stratified" else self.estimator
+        return {"estimator": estimator, "dataset_size": self.dataset_size}
+
+
+class TotalCorrelation(_Aggregate):
+    """`vaekit.losses.total_correlation` as a term; a statistic of the batch.
+
+    Args:
+        estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
+        dataset_size: The number of elements of the data set; if None, that of the data which
+            `vaekit.fit` or `vaekit.training.evaluate` goes through.
+        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
+            without gradients, so for measuring rather than for training.
+        name: What the term is called.
+
+    Example:
+        >>> Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60_000)
+        Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60000)
+    """
+
+    def __init__(
+        self,
+        estimator: losses.Estimator = "stratified",
+        dataset_size: int | None = None,
+        dataset_posterior: DiagonalGaussian | None = None,
+        name: str = "total_correlation",
+    ) -> None:
+        super().__init__(estimator, dataset_size, dataset_posterior, name)
+
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Return the total correlation, a scalar."""
+        return losses.total_correlation(out.posterior, out.z, **self._aggregate())  # type: ignore[arg-type]
+
+
+class DecomposedKL(_Aggregate):
+    r"""The KL in its three parts, each with a weight: the beta-TCVAE's regulariser.
+
+    .. math:: \alpha\, I_q(x; z) + \beta \operatorname{TC} + \gamma \sum_j
+              \operatorname{KL}(q(z_j) \| p(z_j))
+
+    Args:
+        mutual_information: :math:`\alpha`, a number or a function of the step.
+        total_correlation: :math:`\beta`, likewise.
+        dimension_wise_kl: :math:`\gamma`, likewise.
+        estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
+        dataset_size: The number of elements of the data set; if None, that of the data which
+            `vaekit.fit` or `vaekit.training.evaluate` goes through.
+        dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
+            without gradients, so for measuring rather than for training.
+
+    Example:
+        >>> Reconstruction() + DecomposedKL(total_correlation=6)
+        Reconstruction() + DecomposedKL(total_correlation=6)
+
+    References:
+        R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
+        2018, equation 4.
+    """
+
+    def __init__(
+        self,
+        mutual_information: Weight = 1.0,
+        total_correlation: Weight = 1.0,
+        dimension_wise_kl: Weight = 1.0,
+        *,
+        estimator: losses.Estimator = "stratified",
+        dataset_size: int | None = None,
+        dataset_posterior: DiagonalGaussian | None = None,
+    ) -> None:
+        super().__init__(estimator, dataset_size, dataset_posterior, "kl")
+        weights = (mutual_information, total_correlation, dimension_wise_kl)
+        self._weights = dict(zip(self.names, weights, strict=True))
+        for name, weight in self._weights.items():
+            if not callable(weight):
+                _checks.number(name, weight, low=0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the three parts."""
+        return losses.KLParts._fields
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Return the weights of the three parts at a step."""
+        return {name: _at(weight, step, self) for name, weight in self._weights.items()}
+
+    def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
+        """Return the three parts, scalars in nats, without weights."""
+        parts = losses.decompose_kl(out.posterior, out.prior, out.z, **self._aggregate())  # type: ignore[arg-type]
+        return parts._asdict()
+
+    def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Return the sum of the three, which is the Monte Carlo estimate of the KL, a scalar."""
+        return torch.stack(list(self.values(out, x).values())).sum()
+
+    def _options(self) -> dict[str, object]:
+        shown = {name: weight for name, weight in self._weights.items() if weight != 1}
+        return shown | super()._options()

@@ -1,0 +1,595 @@
+r"""Published variants, each a few lines of composition.
+
+Every recipe returns a `Recipe`: the model, and the objective that trains it. What it is made of can
+be read off its few lines, changed, and combined with others: that is their purpose.
+
+All take the likelihood of the data and the number of latent dimensions; ``nets`` says which
+networks to build, perceptrons of one hidden layer of 400 if nothing is said.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vaekit import latents, networks, objectives, priors, schedules
+from vaekit.hierarchy import BottomUp, Ladder, TopDown
+from vaekit.latents import GaussianLatent
+from vaekit.likelihoods import Gaussian, Likelihood
+from vaekit.objectives import KL, Objective, Reconstruction, Term
+from vaekit.vae import VAE, Decoder, Encoder
+
+__all__ = [
+    "Nets",
+    "Recipe",
+    "aae",
+    "annealed_vae",
+    "autoencoder",
+    "beta_tcvae",
+    "beta_vae",
+    "capacity_vae",
+    "categorical_vae",
+    "ciwae",
+    "convolutions",
+    "cvae",
+    "denoising_autoencoder",
+    "dip_vae_i",
+    "dip_vae_ii",
+    "dreg",
+    "factor_vae",
+    "flow_posterior_vae",
+    "flow_prior_vae",
+    "hyperspherical_vae",
+    "info_vae",
+    "iwae",
+    "joint_vae",
+    "ladder_vae",
+    "miwae",
+    "perceptrons",
+    "rae",
+    "renyi_vae",
+    "sigma_vae",
+    "stl",
+    "two_layer_vae",
+    "vae",
+    "vamp_vae",
+    "vq_vae",
+    "wae",
+]
+
+
+class Recipe(NamedTuple):
+    """What a recipe makes.
+
+    Attributes:
+        model: The model.
+        objective: What trains it: ``vaekit.fit(*recipe, data, epochs=10)``.
+    """
+
+    model: VAE
+    objective: Objective
+
+
+class Nets(NamedTuple):
+    """How networks are built.
+
+    Attributes:
+        encoder: Takes the shape of an element of the data and a number of outputs.
+        decoder: Takes a number of inputs and the shape that comes out.
+    """
+
+    encoder: Callable[[torch.Size, int], networks.Network]
+    decoder: Callable[[int, torch.Size], networks.Network]
+
+
+def perceptrons(
+    hidden: Sequence[int] = (400,), activation: Callable[[], nn.Module] = nn.ReLU
+) -> Nets:
+    """Build perceptrons of these hidden widths, the decoder's mirroring the encoder's."""
+    return Nets(
+        lambda shape, out: networks.mlp(shape.numel(), hidden, out, activation=activation),
+        lambda size, shape: networks.mlp(size, hidden[::-1], shape.numel(), activation=activation),
+    )
+
+
+def convolutions(channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (256,)) -> Nets:
+    """Build strided convolutions of these channels, the decoder's mirroring the encoder's.
+
+    The likelihood is then to take one parameter for each value of the data.
+    """
+    return Nets(
+        lambda shape, out: networks.conv(shape, channels, out, hidden=hidden),
+        lambda size, shape: networks.conv_transpose(
+            size, channels[::-1], shape, hidden=hidden[::-1]
+        ),
+    )
+
+
+_MLP = perceptrons()
+
+
+def _model(
+    likelihood: Likelihood,
+    latent: Any,
+    nets: Nets,
+    prior: Callable[[], Distribution] | None = None,
+) -> VAE:
+    encoder = Encoder(nets.encoder(likelihood.shape, latent.num_params), latent)
+    return VAE(encoder, Decoder(_decoding(likelihood, latent.dim, nets), likelihood), prior)
+
+
+def _decoding(likelihood: Likelihood, size: int, nets: Nets) -> networks.Network:
+    plain = likelihood.num_params == likelihood.shape.numel()
+    shape = likelihood.shape if plain else torch.Size((likelihood.num_params,))
+    return nets.decoder(size, shape)
+
+
+def _encoding(shape: torch.Size, context: int, out: int, nets: Nets) -> networks.Network:
+    """Build an encoder's network with room for a context: among channels, or among values."""
+    first, *sides = shape
+    net = nets.encoder(torch.Size((first + context, *sides)), out)
+    if len(net.in_shape) == len(shape):
+        return net
+    return nets.encoder(torch.Size((shape.numel() + context,)), out)
+
+
+def _made(model: VAE, objective: "Objective | Term") -> Recipe:
+    return Recipe(model, 1 * objective)
+
+
+def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Plain autoencoder: a point for each element, and no prior to generate from.
+
+    References:
+        G. E. Hinton and R. R. Salakhutdinov, *Reducing the Dimensionality of Data with Neural
+        Networks*, 2006.
+    """
+    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
+    return _made(model, Reconstruction())
+
+
+def denoising_autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Denoising autoencoder: train it with ``fit(..., corruption=...)``.
+
+    References:
+        P. Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*,
+        2008, section 2.3.
+    """
+    return autoencoder(likelihood, latent_dim, nets=nets)
+
+
+def rae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    latent_weight: float = 1e-4,
+    penalty_weight: float = 1e-6,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """Regularised autoencoder, with the gradient penalty on the decoder.
+
+    To generate, give it a prior afterwards: `vaekit.priors.fit_gaussian_mixture`.
+
+    References:
+        P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, equation 11.
+    """
+    model, objective = autoencoder(likelihood, latent_dim, nets=nets)
+    penalty = penalty_weight * objectives.GradientPenalty()
+    return Recipe(model, objective + latent_weight * objectives.LatentL2() + penalty)
+
+
+def vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Variational autoencoder.
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 10.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + KL())
+
+
+def beta_vae(
+    likelihood: Likelihood, latent_dim: int, *, beta: float = 4.0, nets: Nets = _MLP
+) -> Recipe:
+    """beta-VAE.
+
+    References:
+        I. Higgins et al., *beta-VAE*, 2017, equation 4.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + beta * KL())
+
+
+def annealed_vae(
+    likelihood: Likelihood, latent_dim: int, *, steps: int = 10_000, nets: Nets = _MLP
+) -> Recipe:
+    """VAE whose KL is warmed up.
+
+    References:
+        S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + schedules.Linear(0, 1, steps) * KL())
+
+
+def capacity_vae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    gamma: float = 1000.0,
+    capacity: float = 25.0,
+    steps: int = 100_000,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """beta-VAE whose KL follows a capacity that rises.
+
+    References:
+        C. P. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, equation 8.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    rising = schedules.Linear(0, capacity, steps)
+    return _made(model, Reconstruction() + gamma * objectives.Capacity(rising))
+
+
+def beta_tcvae(
+    likelihood: Likelihood, latent_dim: int, *, beta: float = 6.0, nets: Nets = _MLP
+) -> Recipe:
+    """beta-TCVAE.
+
+    References:
+        R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
+        2018, equation 4.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + objectives.DecomposedKL(total_correlation=beta))
+
+
+def factor_vae(
+    likelihood: Likelihood, latent_dim: int, *, gamma: float = 10.0, nets: Nets = _MLP
+) -> Recipe:
+    """FactorVAE, whose discriminator belongs to its term.
+
+    References:
+        H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, equation 2 and algorithm 2.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    penalty = gamma * objectives.AdversarialTotalCorrelation(latent_dim)
+    return _made(model, Reconstruction() + KL() + penalty)
+
+
+def dip_vae_i(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    off_diagonal: float = 10.0,
+    diagonal: float = 100.0,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """DIP-VAE I: the covariance of the means over the batch is drawn to the identity.
+
+    References:
+        A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
+        Concepts from Unlabeled Observations*, 2018, equation 6.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + KL() + objectives.DIP(off_diagonal, diagonal))
+
+
+def dip_vae_ii(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    off_diagonal: float = 10.0,
+    diagonal: float = 10.0,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """DIP-VAE II: the covariance of the draws over the batch is drawn to the identity.
+
+    References:
+        A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
+        Concepts from Unlabeled Observations*, 2018, equation 7.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    penalty = objectives.DIP(off_diagonal, diagonal, within=True)
+    return _made(model, Reconstruction() + KL() + penalty)
+
+
+def info_vae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    alpha: float = 0.0,
+    scale: float = 1000.0,
+    nets: Nets = _MLP,
+) -> Recipe:
+    r"""InfoVAE with the MMD; ``alpha`` 0 and ``scale`` 1 give the weights 1 and 0 of a VAE.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        alpha: The weight of the mutual information, at most 1.
+        scale: :math:`\lambda`; the MMD is weighed by :math:`\alpha + \lambda - 1`.
+        nets: The networks to build.
+
+    References:
+        S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, equation 6.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    matched = (alpha + scale - 1) * objectives.MMD()
+    return _made(model, Reconstruction() + (1 - alpha) * KL() + matched)
+
+
+def wae(
+    likelihood: Likelihood, latent_dim: int, *, scale: float = 10.0, nets: Nets = _MLP
+) -> Recipe:
+    """Wasserstein autoencoder with the MMD.
+
+    References:
+        I. Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, algorithm 2.
+    """
+    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + scale * objectives.MMD())
+
+
+def aae(
+    likelihood: Likelihood, latent_dim: int, *, scale: float = 1.0, nets: Nets = _MLP
+) -> Recipe:
+    """Adversarial autoencoder, whose discriminator belongs to its term.
+
+    References:
+        A. Makhzani et al., *Adversarial Autoencoders*, 2016, section 2.
+    """
+    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + scale * objectives.AdversarialPrior(latent_dim))
+
+
+def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Importance-weighted autoencoder: train it with ``fit(..., samples=50)``.
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
+        equation 8.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, objectives.ImportanceWeighted())
+
+
+def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Nets = _MLP) -> Recipe:
+    """Mean of several importance-weighted bounds: ``samples`` is a multiple of ``groups``.
+
+    References:
+        T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
+        equation 13.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, objectives.ImportanceWeighted(groups=groups))
+
+
+def ciwae(
+    likelihood: Likelihood, latent_dim: int, *, beta: float = 0.5, nets: Nets = _MLP
+) -> Recipe:
+    """Convex combination of the ELBO and the importance-weighted bound.
+
+    References:
+        T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
+        equation 15.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    bound = objectives.ImportanceWeighted()
+    return _made(model, beta * (Reconstruction() + KL("monte_carlo")) + (1 - beta) * bound)
+
+
+def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Importance-weighted autoencoder with the path derivative ("sticking the landing").
+
+    References:
+        G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, equation 8.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, objectives.ImportanceWeighted(gradient="stl"))
+
+
+def dreg(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """Importance-weighted autoencoder with the doubly reparameterised gradient.
+
+    References:
+        G. Tucker et al., *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*,
+        2019, equation 8.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, objectives.ImportanceWeighted(gradient="dreg"))
+
+
+def renyi_vae(
+    likelihood: Likelihood, latent_dim: int, *, alpha: float = 0.5, nets: Nets = _MLP
+) -> Recipe:
+    """Rényi VAE of order ``alpha``: 0 is the IWAE, 1 the VAE.
+
+    References:
+        Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, equation 9.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets)
+    return _made(model, objectives.ImportanceWeighted(alpha))
+
+
+def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """sigma-VAE: a Gaussian likelihood whose sigma is the optimal one.
+
+    References:
+        O. Rybkin, K. Daniilidis and S. Levine, *Simple and Effective VAE Training with Calibrated
+        Decoders*, 2021, equation 6.
+    """
+    return vae(Gaussian(shape, sigma="optimal"), latent_dim, nets=nets)
+
+
+def vamp_vae(
+    likelihood: Likelihood, latent_dim: int, pseudo_inputs: Tensor, *, nets: Nets = _MLP
+) -> Recipe:
+    """VAE with the VampPrior.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        pseudo_inputs: Where they start, ``(K, *shape)``: elements of the training data, say.
+        nets: The networks to build.
+
+    References:
+        J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, equation 9.
+    """
+    latent = GaussianLatent(latent_dim)
+    encoder = Encoder(nets.encoder(likelihood.shape, latent.num_params), latent)
+    decoder = Decoder(_decoding(likelihood, latent_dim, nets), likelihood)
+    model = VAE(encoder, decoder, priors.VampPrior(encoder, pseudo_inputs))
+    return _made(model, Reconstruction() + KL())
+
+
+def flow_posterior_vae(
+    likelihood: Likelihood, latent_dim: int, *, context: int = 32, nets: Nets = _MLP
+) -> Recipe:
+    """VAE with an inverse autoregressive flow for its posterior.
+
+    References:
+        D. P. Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*,
+        2016, algorithm 1.
+    """
+    model = _model(likelihood, latents.FlowLatent(latent_dim, context), nets)
+    return _made(model, Reconstruction() + KL())
+
+
+def flow_prior_vae(
+    likelihood: Likelihood, latent_dim: int, flow: nn.Module, *, nets: Nets = _MLP
+) -> Recipe:
+    """VAE with a flow for its prior: ``flow=zuko.flows.NSF(latent_dim)``, say.
+
+    References:
+        X. Chen et al., *Variational Lossy Autoencoder*, 2017, section 3.2.
+    """
+    model = _model(likelihood, GaussianLatent(latent_dim), nets, priors.FlowPrior(flow))
+    return _made(model, Reconstruction() + KL())
+
+
+def categorical_vae(
+    likelihood: Likelihood,
+    variables: int,
+    classes: int,
+    *,
+    temperature: float = 0.5,
+    hard: bool = False,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """VAE of categorical latents, relaxed by the Gumbel-softmax.
+
+    References:
+        E. Jang, S. Gu and B. Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
+        section 2.
+    """
+    latent = latents.CategoricalLatent(variables, classes, temperature, hard)
+    return _made(_model(likelihood, latent, nets), Reconstruction() + KL())
+
+
+def joint_vae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    classes: int,
+    *,
+    temperature: float = 0.67,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """VAE of continuous latents and a discrete one, side by side.
+
+    References:
+        E. Dupont, *Learning Disentangled Joint Continuous and Discrete Representations*, 2018,
+        equation 6.
+    """
+    discrete = latents.CategoricalLatent(1, classes, temperature)
+    latent = latents.ProductLatent(GaussianLatent(latent_dim), discrete)
+    return _made(_model(likelihood, latent, nets), Reconstruction() + KL())
+
+
+def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
+    """VAE whose latents lie on a sphere, with the power spherical posterior.
+
+    References:
+        T. R. Davidson et al., *Hyperspherical Variational Auto-Encoders*, 2018; N. De Cao and
+        W. Aziz, *The Power Spherical distribution*, 2020, section 3.
+    """
+    model = _model(likelihood, latents.PowerSphericalLatent(latent_dim), nets)
+    return _made(model, Reconstruction() + KL())
+
+
+def vq_vae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    *,
+    codes: int = 512,
+    variables: int = 1,
+    commitment: float = 0.25,
+    nets: Nets = _MLP,
+) -> Recipe:
+    """VQ-VAE, whose codebook follows the encoder by moving averages.
+
+    References:
+        A. van den Oord, O. Vinyals and K. Kavukcuoglu, *Neural Discrete Representation Learning*,
+        2017, equation 3 and appendix A.1.
+    """
+    model = _model(likelihood, latents.VectorQuantizedLatent(latent_dim, codes, variables), nets)
+    return _made(model, Reconstruction() + commitment * objectives.Commitment())
+
+
+def cvae(likelihood: Likelihood, latent_dim: int, classes: int, *, nets: Nets = _MLP) -> Recipe:
+    """Conditional VAE: train it on batches ``(x, y)``, and sample with ``context=``.
+
+    References:
+        K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
+        Conditional Generative Models*, 2015, equation 4.
+    """
+    latent = GaussianLatent(latent_dim)
+    encoding = _encoding(likelihood.shape, classes, latent.num_params, nets)
+    reading = networks.Conditioned(encoding, classes)
+    decoding = networks.Conditioned(_decoding(likelihood, latent_dim + classes, nets), classes)
+    model = VAE(Encoder(reading, latent), Decoder(decoding, likelihood))
+    return _made(model, Reconstruction() + KL())
+
+
+def two_layer_vae(
+    likelihood: Likelihood,
+    latent_dims: tuple[int, int] = (100, 50),
+    *,
+    hidden: tuple[int, int] = (200, 100),
+    activation: Callable[[], nn.Module] = nn.Tanh,
+) -> Recipe:
+    """Two stochastic layers, inferred from the bottom up: the IWAE paper's larger model.
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
+        section 5.
+    """
+    (low, high), wide, narrow = latent_dims, [hidden[0]] * 2, [hidden[1]] * 2
+    prior = TopDown([low, high], [networks.mlp(high, narrow, 2 * low, activation=activation)])
+    latent = BottomUp([low, high], [networks.mlp(low, narrow, 2 * high, activation=activation)])
+    encoder = networks.mlp(likelihood.shape.numel(), wide, 2 * low, activation=activation)
+    decoder = networks.mlp(low, wide, likelihood.num_params, activation=activation)
+    reading = Decoder(networks.FirstOf(decoder, low + high), likelihood)
+    return _made(VAE(Encoder(encoder, latent), reading, prior), Reconstruction() + KL())
+
+
+def ladder_vae(
+    likelihood: Likelihood,
+    latent_dims: Sequence[int] = (64, 32, 16),
+    *,
+    hidden: Sequence[int] = (512, 256, 128),
+) -> Recipe:
+    """Ladder VAE: layers inferred from the top down, merged with the prior's.
+
+    References:
+        C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, equations 15 to 19.
+    """
+    pairs = zip(latent_dims[:0:-1], latent_dims[-2::-1], hidden[-2::-1], strict=True)
+    nets = [networks.mlp(above, [width], 2 * below) for above, below, width in pairs]
+    prior = TopDown(latent_dims, nets)
+    encoder = networks.Rungs(likelihood.shape.numel(), hidden, [2 * size for size in latent_dims])
+    decoder = networks.mlp(latent_dims[0], hidden[:1], likelihood.num_params)
+    reading = Decoder(networks.FirstOf(decoder, sum(latent_dims)), likelihood)
+    return _made(VAE(Encoder(encoder, Ladder(prior)), reading, prior), Reconstruction() + KL())

@@ -1,0 +1,156 @@
+"""Latent, likelihood, prior and objective at random: what is possible trains, the rest is refused.
+
+Which is which, `combinations.refusals` tells.
+"""
+
+import math
+import re
+from dataclasses import replace
+
+import combinations
+import pytest
+import torch
+from combinations import LATENTS, LIKELIHOODS, OWN, PRIORS, SHAPES, TERMS, Choice, N, refusals
+from conftest import annotations_unchecked
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vaekit as vk
+
+AT_RANDOM = settings(max_examples=100, suppress_health_check=list(HealthCheck))
+
+
+#: What the library does not yet do as the rules say; each is an expected failure below.
+CHAINS = {"BottomUp", "Ladder", "TopDown"}
+PENDING = {
+    "divergences between measures": lambda c: (
+        not combinations.alike(*combinations.facts(c)) and any(TERMS[t].kl for t in c.terms)
+    ),
+    "a ladder whose prior is another": lambda c: c.latent == "Ladder" and c.prior != "TopDown",
+    "mixtures of chains, and chains of one element": lambda c: (
+        bool({c.latent, c.prior} & CHAINS) and (c.prior == "VampPrior" or c.batch_size == 11)
+    ),
+    "moments of hard variables": lambda c: (
+        c.latent == "BernoulliLatent, hard" and "DIP, within" in c.terms
+    ),
+}
+
+
+def pending(choice: Choice) -> bool:
+    return any(case(choice) for case in PENDING.values())
+
+
+@st.composite
+def choices(draw: st.DrawFn, possible: bool) -> Choice:
+    def among(field: str, options, start: Choice) -> Choice:
+        """Draw a field; of what is possible, where that is asked for."""
+        all_of_them = [replace(start, **{field: option}) for option in options]
+        fitting = [choice for choice in all_of_them if not (possible and refusals(choice))]
+        return draw(st.sampled_from(fitting))
+
+    shape = draw(st.sampled_from(SHAPES))
+    names = [name for name in LIKELIHOODS if name != "Mixed" or shape == (6,)]
+    choice = Choice("GaussianLatent", "TopDown", (), draw(st.sampled_from(names)), shape)
+    choice = among("latent", LATENTS, choice)
+    choice = among("conditional", (False, True), choice)
+    choice = among("prior", PRIORS, choice)
+    choice = among("samples", (None, 3), choice)
+    choice = among("batch_size", (4, 11), choice)
+    for _ in range(draw(st.integers(1, 2))):
+        used = {name.split(",")[0] for name in choice.terms}
+        terms = [name for name in TERMS if name.split(",")[0] not in used]
+        choice = among("terms", [(*choice.terms, name) for name in terms], choice)
+    return choice
+
+
+def fit(choice: Choice, model: vk.VAE) -> vk.training.History:
+    return vk.fit(
+        model,
+        combinations.objective(choice),
+        vk.datasets.from_tensors(*combinations.data(choice)),
+        steps=3,
+        batch_size=choice.batch_size,
+        samples=choice.samples,
+        progress=False,
+    )
+
+
+@AT_RANDOM
+@given(choices(possible=True).filter(lambda c: not pending(c)))
+def test_what_is_possible_trains_and_reloads(choice: Choice) -> None:
+    model, (x, context) = combinations.build(choice), combinations.data(choice)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    history = fit(choice, model)
+    assert all(math.isfinite(value) for row in history.train.values() for value in row)
+    after = model.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    # What was learned is all in the state.
+    again = combinations.build(choice, seed=1)
+    again.load_state_dict(after)
+    again.eval()
+    labels = context if model.takes_context else None
+    x_hat = model.reconstruct(x, labels)
+    assert x_hat.shape == x.shape
+    assert torch.equal(again.reconstruct(x, labels), x_hat)
+    torch.manual_seed(2)
+    values = combinations.run(choice, model)
+    torch.manual_seed(2)
+    for name, value in combinations.run(choice, again).items():
+        assert torch.equal(value, values[name]), name
+    assert model.sample(N, context=labels).shape == x.shape
+    # One element is a batch like any other.
+    if {choice.latent, choice.prior} & CHAINS:
+        return
+    alone = tuple(name for name in choice.terms if not TERMS[name].batch)
+    for value in combinations.run(replace(choice, terms=alone), model, batch=1).values():
+        assert value.shape in ((1,), ())
+
+
+@AT_RANDOM
+@given(choices(possible=False).filter(lambda c: refusals(c) and not pending(c)))
+def test_what_is_impossible_is_refused_by_name(choice: Choice) -> None:
+    with annotations_unchecked(), pytest.raises((NotImplementedError, TypeError, ValueError)) as e:
+        fit(choice, combinations.build(choice))
+    check_names(e.value, refusals(choice))
+
+
+def check_names(error: Exception, arguments: set[str]) -> None:
+    """An error of ours begins with the argument: ``prior: expected ..., got ...``."""
+    assert not isinstance(error, ArithmeticError), error
+    named = re.match(r"(\w+): (expected|no closed form)", str(error))
+    assert named, f"no argument is named: {error!r}"
+    assert named[1] in arguments, f"{arguments} was expected: {error}"
+
+
+@pytest.mark.parametrize("latent", LATENTS)
+def test_every_latent_with_every_prior_and_every_term(latent: str) -> None:
+    pairs = [Choice(latent, prior, (term,)) for prior in PRIORS for term in ("KL", "MMD")]
+    pairs += [
+        Choice(latent, OWN, (term,), samples=3 if TERMS[term].draws else None) for term in TERMS
+    ]
+    for choice in pairs:
+        if pending(choice):
+            continue
+        arguments = refusals(choice)
+        try:
+            combinations.run(choice, combinations.build(choice))
+        except (NotImplementedError, TypeError, ValueError) as error:
+            check_names(error, arguments)
+        else:
+            assert not arguments, choice
+
+
+@pytest.mark.parametrize(
+    ("module", "cases", "others"),
+    [
+        (vk.latents, {**LATENTS, "BottomUp": 0, "Ladder": 0}, {"Latent"}),
+        (vk.likelihoods, LIKELIHOODS, {"Likelihood"}),
+        (vk.priors, PRIORS, {"fit_flow", "fit_gaussian_mixture"}),
+        (vk.objectives, TERMS, {"Loss", "Objective", "Reconstruction", "Term"}),
+    ],
+    ids=["latents", "likelihoods", "priors", "objectives"],
+)
+def test_every_public_part_takes_part(module, cases, others) -> None:
+    found = {name.split(",")[0] for name in cases}
+    assert set(module.__all__) - others <= found
