@@ -259,3 +259,51 @@ def test_b9_draws_have_the_variance_that_the_divergence_takes() -> None:
 
     assert right(lambda q, n: q.sample((n,)))
     assert not right(squashed)
+
+
+def test_b5_the_draws_asked_for_are_those_drawn_and_the_sign_is_right() -> None:
+    model = tiny().double()
+    x = torch.rand(6, 1, 8, 8, dtype=f64).round()
+    drawn: list[int] = []
+    model.decoder.register_forward_pre_hook(lambda _, args: drawn.append(args[0].shape[0]))
+    for asked in (1, 7, 100):
+        torch.manual_seed(0)
+        out = model(x, samples=asked)
+        bound = vk.losses.importance_weighted(out.likelihood, out.posterior, out.prior, x, out.z)
+        assert drawn.pop() == asked
+        assert (bound > 0).all()  # a negative log-likelihood of binary data is no less than 0
+
+    def faulty(asked: int) -> int:  # the number asked for is read and thrown away
+        model(x, samples=100)
+        return drawn.pop()
+
+    assert faulty(1) != 1
+
+
+def test_b10_beyond_its_range_a_log_variance_has_a_gradient_that_leads_back() -> None:
+    def leads_back(tamed) -> bool:
+        extreme = torch.tensor([-1e4, -50.0, 50.0, 1e4], requires_grad=True)
+        loss = 0.5 * (tamed(extreme).expm1() - tamed(extreme)).sum()
+        (gradient,) = torch.autograd.grad(loss, extreme)
+        finite = bool(loss.isfinite() and gradient.isfinite().all())
+        return finite and torch.equal(gradient.sign(), extreme.detach().sign())
+
+    assert leads_back(lambda v: DiagonalGaussian(v.new_zeros(4), v)._log_variance)
+    assert not leads_back(lambda v: v.clamp(-30, 20))
+    # And the divergence of latents of several dimensions, (B, D), is one number for each element.
+    q = DiagonalGaussian(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), event_ndims=3)
+    assert vk.kl_divergence(q).shape == (2,)
+
+
+def test_b11_the_average_is_over_the_draws_there_are() -> None:
+    log_weights = torch.randn(8, 5, dtype=f64)
+    bound = vk.losses.variational_bound(log_weights)
+    exact = log_weights.exp().mean(0).log()
+    torch.testing.assert_close(bound, exact, rtol=1e-12, atol=1e-12)
+
+    def faulty(asked: int) -> Tensor:  # divides by what was asked for, not by what was drawn
+        return log_weights.logsumexp(0) - math.log(asked)
+
+    assert (faulty(10) - exact).abs().min() > 0.2
+    with pytest.raises(ValueError, match="log_weights"):
+        vk.losses.variational_bound(log_weights[:0])

@@ -97,8 +97,9 @@ class TestEveryPrior:
         grid, mass = quadrature(p)
         try:
             mean, variance = p.mean, p.variance
-        except NotImplementedError:
-            pytest.skip("it says that it has none")
+        except NotImplementedError:  # a flow has no variance, and says so
+            assert type(p) is vk.distributions.FlowDistribution
+            return
         exact = (mass[:, None] * grid).sum(0)
         torch.testing.assert_close(mean, exact, rtol=1e-8, atol=1e-8)
         spread = (mass[:, None] * (grid - exact).square()).sum(0)
@@ -108,7 +109,8 @@ class TestEveryPrior:
         prior = make(dim)
         learned = [p for p in prior.parameters() if p.requires_grad]
         if not learned:
-            pytest.skip("it does not learn")
+            assert not prior.state_dict()
+            return
         prior().log_prob(torch.randn(7, dim, dtype=f64)).sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in learned)
         assert any(p.grad.any() for p in learned)
