@@ -375,3 +375,21 @@ class TestContext:
         refuses(ValueError, lambda: model(x, context=torch.zeros(6, 2)), "context", "(6, 3)")
         refuses(ValueError, lambda: model.sample(5, context=torch.zeros(6).long()), "context", "5")
         refuses(TypeError, lambda: tiny()(x, context=torch.zeros(6)), "context", "Conditioned")
+
+
+def test_spatial_latents_are_maps_laid_flat() -> None:
+    down = vk.networks.conv_maps((3, 16, 16), [4, 8], 2 * 5)
+    up = vk.networks.conv_transpose_maps(5, [8, 4], (3, 16, 16))
+    latent = vk.GaussianLatent(up.in_shape.numel())
+    model = vk.VAE(
+        vk.Encoder(down, latent), vk.Decoder(up, vk.likelihoods.Gaussian((3, 16, 16)))
+    ).eval()
+    x = torch.rand(6, 3, 16, 16)
+    mu, logvar = model.encode(x)
+    maps = down(x)  # the first half of the channels is the means
+    torch.testing.assert_close(mu.unflatten(-1, up.in_shape), maps[:, :5])
+    torch.testing.assert_close(logvar.unflatten(-1, up.in_shape), maps[:, 5:])
+    out = model(x, samples=2)
+    assert out.x_hat.shape == (2, 6, 3, 16, 16)
+    torch.testing.assert_close(out.x_hat[1], up(out.z[1].unflatten(-1, up.in_shape)))
+    assert model.sample(4).shape == (4, 3, 16, 16)

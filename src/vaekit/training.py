@@ -747,7 +747,7 @@ def _forward(
 def _numbers(scalars: Sequence[Tensor]) -> list[float]:
     """Read scalars, waiting for the device once."""
     if scalars[0].device.type == "cpu":
-        return [float(scalar.detach()) for scalar in scalars]
+        return [scalar.item() for scalar in scalars]
     found: list[float] = torch.stack([scalar.detach() for scalar in scalars]).tolist()
     return found
 

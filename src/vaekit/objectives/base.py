@@ -64,6 +64,7 @@ class Objective(nn.Module):
                 _checks.number(f"weight of {term!r}", weight, low=0)
         self.terms = nn.ModuleList(term for term, _ in terms)
         self._pairs = list(terms)
+        self._stepping = [term for term, _ in terms if type(term).set_step is not Term.set_step]
 
     @property
     def pairs(self) -> "list[tuple[Term, Weight]]":
@@ -85,7 +86,7 @@ class Objective(nn.Module):
 
     def set_step(self, step: int) -> None:
         """Tell the terms which step it is; whoever calls `values` by itself does so first."""
-        for term, _ in self._pairs:
+        for term in self._stepping:
             term.set_step(step)
 
     def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
