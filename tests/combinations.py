@@ -67,7 +67,7 @@ class Term:
     covariance: bool = False
     commitment: bool = False
     prior_rsample: bool = False
-    draws: bool | None = None  # whether several draws are needed; False where one is
+    draws: int | None = None  # what the number of draws is a multiple of; 0 for a single one
     batch: bool = False  # whether it compares the elements of a batch, so that one is too few
 
 
@@ -150,7 +150,9 @@ LATENTS = {
         _beside(lambda: latents.DeterministicLatent(3)), None, "point", default=OWN
     ),
     "BottomUp": Latent(lambda prior: BottomUp(SIZES, [mlp(4, [5], 4)]), "r" * DIM, "chain"),
-    "Ladder": Latent(lambda prior: Ladder(prior or top_down()), "r" * DIM, "chain"),
+    "Ladder": Latent(
+        lambda prior: Ladder(prior or top_down()), "r" * DIM, "chain", default="TopDown"
+    ),
     "DeterministicLatent": Latent(_of(latents.DeterministicLatent, DIM), None, "point"),
     "VectorQuantizedLatent": Latent(
         _of(latents.VectorQuantizedLatent, DIM, 4, 2),
@@ -238,13 +240,13 @@ TERMS = {
         "densities",
         True,
         True,
-        draws=False,
+        draws=0,
         batch=True,
     ),
     "TotalCorrelation": Term(
         lambda: vk.TotalCorrelation(name="tc"),
         posterior_by_dimension=True,
-        draws=False,
+        draws=0,
         batch=True,
     ),
     "AdversarialTotalCorrelation": Term(
@@ -257,10 +259,10 @@ TERMS = {
     "LatentL2": Term(objectives.LatentL2),
     "GradientPenalty": Term(objectives.GradientPenalty),
     "Commitment": Term(objectives.Commitment, commitment=True),
-    "ImportanceWeighted": Term(_weighted(), "densities", draws=True),
-    "ImportanceWeighted, alpha": Term(_weighted(alpha=0.5, groups=3), "densities", draws=True),
-    "ImportanceWeighted, stl": Term(_weighted(gradient="stl"), "densities", draws=True),
-    "ImportanceWeighted, dreg": Term(_weighted(gradient="dreg"), "densities", draws=True),
+    "ImportanceWeighted": Term(_weighted(), "densities", draws=1),
+    "ImportanceWeighted, alpha": Term(_weighted(alpha=0.5, groups=3), "densities", draws=3),
+    "ImportanceWeighted, stl": Term(_weighted(gradient="stl"), "densities", draws=1),
+    "ImportanceWeighted, dreg": Term(_weighted(gradient="dreg"), "densities", draws=1),
 }
 
 #: What makes each likelihood of a shape, and what turns uniform numbers into its data.
@@ -323,9 +325,10 @@ class Choice:
 # --- The rules ----------------------------------------------------------------------------------
 #
 # 1. A mixture of posteriors (VampPrior) is one of posteriors with a density, and needs no context.
-# 2. A Ladder shares the networks of the model's prior, which is TopDown.
+# 2. A Ladder shares the networks of the model's prior, which is a TopDown.
 # 3. What compares the elements of a batch needs two of them in each; what estimates the aggregated
-#    posterior takes one draw of each element; an importance-weighted bound takes several.
+#    posterior takes one draw of each element; an importance-weighted bound takes a number that its
+#    groups divide.
 # 4. Densities by dimension are those of independent dimensions, of the posterior and, where the
 #    term compares the two, of the prior.
 # 5. A quantised posterior alone has a commitment; a mixture alone no reparameterised draws.
@@ -366,7 +369,7 @@ def refusals(choice: Choice) -> set[str]:
         found.add("encoder")
     if choice.prior == "VampPrior" and choice.conditional:
         found.add("context")
-    if choice.latent == "Ladder" and choice.prior != "TopDown":
+    if choice.latent == "Ladder" and choice.prior not in (OWN, "TopDown"):
         found.add("prior")
     if found:  # there is no model to try the terms with
         return found
@@ -374,9 +377,12 @@ def refusals(choice: Choice) -> set[str]:
         found |= _refused(TERMS[name], q, p)
         if TERMS[name].batch and N % choice.batch_size == 1:
             found |= {"batch_size", "posterior", "z"}
-        if TERMS[name].draws is True and choice.samples is None:
+        draws, samples = TERMS[name].draws, choice.samples
+        if draws and samples is None:
             found.add("samples")
-        if TERMS[name].draws is False and choice.samples is not None:
+        elif draws and samples % draws:
+            found.add("log_weights")
+        elif draws == 0 and samples is not None:
             found.add("z")
     return found
 
@@ -394,7 +400,9 @@ def _refused(term: Term, q: Latent, p: Prior) -> set[str]:
     if term.kl is None:
         return found
     if q.measure is None:
-        return found | {"posterior", "method", "x"}
+        return (
+            found | {"posterior", "method"} | (set() if set(p.measure) == {"r"} else {"prior", "x"})
+        )
     closed = (q.family, p.family) in CLOSED and (q.family != "joint" or alike(q, p))
     if term.kl == "analytic" and not closed:
         found.add("method")

@@ -173,7 +173,7 @@ def rae(
     To generate, give it a prior afterwards: `vaekit.priors.fit_gaussian_mixture`.
 
     References:
-        P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, equation 11.
+        P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, section 3.
     """
     model, objective = autoencoder(likelihood, latent_dim, nets=nets)
     penalty = penalty_weight * objectives.GradientPenalty()
@@ -314,7 +314,7 @@ def info_vae(
         nets: The networks to build.
 
     References:
-        S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, equation 6.
+        S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, section 4.
     """
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     matched = (alpha + scale - 1) * objectives.MMD()
@@ -361,7 +361,7 @@ def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Net
 
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
-        equation 13.
+        section 5.
     """
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     return _made(model, objectives.ImportanceWeighted(groups=groups))
@@ -374,7 +374,7 @@ def ciwae(
 
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
-        equation 15.
+        section 5.
     """
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     bound = objectives.ImportanceWeighted()
@@ -385,7 +385,7 @@ def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
     """Importance-weighted autoencoder with the path derivative ("sticking the landing").
 
     References:
-        G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, equation 8.
+        G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, section 3.
     """
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     return _made(model, objectives.ImportanceWeighted(gradient="stl"))
@@ -408,7 +408,7 @@ def renyi_vae(
     """Rényi VAE of order ``alpha``: 0 is the IWAE, 1 the VAE.
 
     References:
-        Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, equation 9.
+        Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, section 4.
     """
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     return _made(model, objectives.ImportanceWeighted(alpha))
@@ -419,7 +419,7 @@ def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Re
 
     References:
         O. Rybkin, K. Daniilidis and S. Levine, *Simple and Effective VAE Training with Calibrated
-        Decoders*, 2021, equation 6.
+        Decoders*, 2021, section 3.
     """
     return vae(Gaussian(shape, sigma="optimal"), latent_dim, nets=nets)
 
@@ -436,7 +436,7 @@ def vamp_vae(
         nets: The networks to build.
 
     References:
-        J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, equation 9.
+        J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, section 3.
     """
     latent = GaussianLatent(latent_dim)
     encoder = Encoder(nets.encoder(likelihood.shape, latent.num_params), latent)
@@ -501,7 +501,7 @@ def joint_vae(
 
     References:
         E. Dupont, *Learning Disentangled Joint Continuous and Discrete Representations*, 2018,
-        equation 6.
+        section 3.
     """
     discrete = latents.CategoricalLatent(1, classes, temperature)
     latent = latents.ProductLatent(GaussianLatent(latent_dim), discrete)
@@ -543,7 +543,7 @@ def cvae(likelihood: Likelihood, latent_dim: int, classes: int, *, nets: Nets = 
 
     References:
         K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
-        Conditional Generative Models*, 2015, equation 4.
+        Conditional Generative Models*, 2015, section 4.
     """
     latent = GaussianLatent(latent_dim)
     encoding = _encoding(likelihood.shape, classes, latent.num_params, nets)
@@ -584,7 +584,7 @@ def ladder_vae(
     """Ladder VAE: layers inferred from the top down, merged with the prior's.
 
     References:
-        C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, equations 15 to 19.
+        C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.
     """
     pairs = zip(latent_dims[:0:-1], latent_dims[-2::-1], hidden[-2::-1], strict=True)
     nets = [networks.mlp(above, [width], 2 * below) for above, below, width in pairs]
