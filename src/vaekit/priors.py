@@ -1,16 +1,15 @@
 """Priors: modules whose call returns p(z)."""
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution
 
 from vaekit import _checks
 from vaekit.distributions import DiagonalGaussian, StandardGaussian
+from vaekit.distributions.detach import mapped
 from vaekit.distributions.flows import FlowDistribution, layers
 from vaekit.distributions.mixtures import mixture
 
@@ -81,14 +80,14 @@ class Fixed(nn.Module):
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         self.dim = _dim("distribution", distribution)
-        self.distribution: Distribution = _mapped(distribution, Tensor.detach)
+        self.distribution: Distribution = mapped(distribution, Tensor.detach)
 
     def forward(self) -> Distribution:
         """Return the distribution, over ``(dim,)``."""
         return self.distribution
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fixed":
-        self.distribution = _mapped(self.distribution, fn)
+        self.distribution = mapped(self.distribution, fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -470,18 +469,6 @@ def _dim(argument: str, distribution: Distribution, batch_ndims: int = 0) -> int
         hint = "torch.distributions.Independent(..., 1) makes a batch one event."
         raise ValueError(_checks.expected(argument, what, got, hint))
     return shapes[1][0]
-
-
-def _mapped(part: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """Copy a distribution, with a function applied to every tensor in it."""
-    if isinstance(part, Tensor):
-        return fn(part)
-    if isinstance(part, list):
-        return [_mapped(one, fn) for one in part]
-    if isinstance(part, Distribution | Transform):
-        part = copy.copy(part)
-        vars(part).update({name: _mapped(value, fn) for name, value in vars(part).items()})
-    return part
 
 
 def _check_latents(z: Tensor, least: int) -> None:
