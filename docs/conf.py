@@ -25,6 +25,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "vaekit_api",
     "vaekit_pages",
+    "vaekit_pairs",
 ]
 exclude_patterns = ["_build", "_ext", "_templates", "results"]
 templates_path = ["_templates"]
@@ -34,10 +35,12 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     # What lies outside cannot be looked up without a network.
-    (r"py:.*", r"(torch|jaxtyping|numpy|collections\.abc|pathlib|abc)(\..*)?"),
+    (r"py:.*", r"(torch|jaxtyping|numpy|collections\.abc|pathlib|abc|types)(\..*)?"),
     (r"py:class", r"Tensor"),  # as jaxtyping shows it: Float[Tensor, 'batch dim']
     (r"py:class", r"Axes"),  # matplotlib's, which is imported for type checkers alone
     (r"py:class", r"optional"),
+    # Distributions that likelihoods return, which their own room does not show.
+    (r"py:class", r"vaekit\.distributions\.\w+\.\w+"),
 ]
 
 html_theme = "furo"

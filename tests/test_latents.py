@@ -254,10 +254,11 @@ class TestVectorQuantized:
         params = torch.randn(5, 6)
         q = latent(params)
         codes = latent.quantizer.codebook
-        nearest = torch.cdist(params.unflatten(-1, (2, 3)), codes).argmin(-1)
+        sites = params.unflatten(-1, (3, 2)).mT  # maps of 3 channels and 2 sites
+        nearest = torch.cdist(sites, codes).argmin(-1)
         assert torch.equal(q.indices, nearest)
-        torch.testing.assert_close(q.mean, codes[nearest].flatten(-2))
-        distance = (params - codes[nearest].flatten(-2)).square().sum(-1)
+        torch.testing.assert_close(q.mean.unflatten(-1, (3, 2)).mT, codes[nearest])
+        distance = (sites - codes[nearest]).square().sum((-2, -1))
         torch.testing.assert_close(q.commitment, distance)
         with pytest.raises(TypeError, match="density"):
             vk.kl_divergence(q)

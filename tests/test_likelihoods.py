@@ -418,3 +418,18 @@ def test_whole_numbers_are_data_too(dtype: torch.dtype) -> None:
     for likelihood in (lk.Categorical(3, 2), lk.Poisson(3), lk.DiscretizedLogistic(3)):
         p = likelihood(torch.randn(1, likelihood.num_params))
         torch.testing.assert_close(p.log_prob(x.to(dtype)), p.log_prob(x.float()))
+
+
+def test_large_counts_keep_their_digits() -> None:
+    x = torch.full((1, 1), 1e5)
+    exact = torch.distributions.Poisson(x.double()).log_prob(x.double()).sum(-1)
+    found = lk.Poisson(1)(x.log()).log_prob(x)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
+
+
+def test_a_fixed_sigma_is_exact_under_autocast() -> None:
+    mu = torch.zeros(3, 784)
+    likelihood = lk.Gaussian(784, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = likelihood(mu.bfloat16()).log_prob(mu)
+    torch.testing.assert_close(found, likelihood(mu).log_prob(mu), rtol=1e-6, atol=0)

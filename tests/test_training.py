@@ -561,3 +561,28 @@ class TestFamily:
             histories.append(fit(model, objective, batches, epochs=1, progress=False))
         for one, other in zip(plain.parameters(), adversarial.parameters(), strict=True):
             assert torch.equal(one, other)
+
+    def test_a_corruption_in_place_leaves_the_target(self) -> None:
+        targets = []
+
+        class Noting(vk.objectives.Reconstruction):
+            def forward(self, out: vk.vae.VAEOutput, x: torch.Tensor) -> torch.Tensor:
+                targets.append(x.clone())
+                return super().forward(out, x)
+
+        run(objective=Noting() + vk.KL(), corruption=lambda x: x.zero_(), steps=1)
+        assert targets[0].any()
+
+    def test_a_last_batch_of_one_is_refused_before_training(self, refuses) -> None:
+        for term in (vk.objectives.MMD(), vk.objectives.DIP(), vk.TotalCorrelation()):
+            refuses(
+                ValueError, lambda t=term: run(objective=elbo() + t, batch_size=33), "batch_size"
+            )
+            refuses(
+                ValueError, lambda t=term: run(objective=elbo() + t, batch_size=1), "batch_size"
+            )
+
+    def test_a_discriminator_follows_the_models_dtype(self) -> None:
+        term = vk.objectives.AdversarialTotalCorrelation(2)
+        history = run(tiny().double(), elbo() + term, steps=2, data=DATA.double())
+        assert math.isfinite(history["adversarial_total_correlation"][0])

@@ -370,7 +370,7 @@ class TestContext:
 
     def test_what_does_not_fit_is_named(self, refuses) -> None:
         model, x = self.model(), torch.rand(6, 1, 8, 8)
-        refuses(TypeError, lambda: model(x), "context", "3 attributes", "None")
+        refuses(TypeError, lambda: model(x), "context", "each element", "None")
         refuses(ValueError, lambda: model(x, context=torch.full((6,), 3)), "context", "0 to 2")
         refuses(ValueError, lambda: model(x, context=torch.zeros(6, 2)), "context", "(6, 3)")
         refuses(ValueError, lambda: model.sample(5, context=torch.zeros(6).long()), "context", "5")
@@ -393,3 +393,55 @@ def test_spatial_latents_are_maps_laid_flat() -> None:
     assert out.x_hat.shape == (2, 6, 3, 16, 16)
     torch.testing.assert_close(out.x_hat[1], up(out.z[1].unflatten(-1, up.in_shape)))
     assert model.sample(4).shape == (4, 3, 16, 16)
+
+
+class TestWhatASecondReviewFound:
+    def test_heads_of_maps_are_not_interleaved(self) -> None:
+        class Heads(nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                maps = torch.zeros(len(x), 2, 3, 3)
+                return maps, maps - 3
+
+        mu, logvar = vk.Encoder(Heads(), vk.GaussianLatent(18))(torch.zeros(4, 1, 8, 8))
+        assert mu.unique().tolist() == [0]
+        assert logvar.unique().tolist() == [-3]
+
+    def test_a_subclass_may_say_that_it_takes_a_context(self) -> None:
+        heard = []
+
+        class Listening(vk.Encoder):
+            takes_context = True
+
+            def forward(self, x, context=None):
+                heard.append(context)
+                return super().forward(x)
+
+        base = tiny()
+        model = vk.VAE(Listening(base.encoder.net, base.encoder.latent), base.decoder)
+        model(torch.zeros(2, 1, 8, 8), context=torch.tensor([4, 5]))
+        assert heard[0].tolist() == [4, 5]
+
+    def test_a_prior_given_later_may_take_a_context(self, refuses) -> None:
+        model, x = tiny(), torch.zeros(3, 1, 8, 8)
+        model.prior = vk.priors.ConditionalPrior(vk.networks.mlp(4, [], 4), 2)
+        assert model.takes_context
+        assert model(x, context=torch.rand(3, 4)).prior.batch_shape == (3,)
+        refuses(TypeError, lambda: model(x), "context", "ConditionalPrior")
+        assert model.sample(5, context=torch.rand(5, 4)).shape == (5, 1, 8, 8)
+
+    def test_a_data_set_brings_its_own_context(self, refuses) -> None:
+        model = TestContext().model()
+        x, y = torch.rand(6, 1, 8, 8).round(), torch.arange(6) % 3
+        data = vk.datasets.from_tensors(x, y)
+        for method in (model.encode, model.reconstruct):
+            refuses(TypeError, lambda m=method: m(data, context=y), "context", "data set")
+        expected = model.encode(x, y).mean
+        torch.testing.assert_close(model.encode((x, y.numpy())).mean, expected)
+        torch.testing.assert_close(model.encode([(x, y.numpy())]).mean, expected)
+
+    def test_a_vamp_prior_mixes_the_models_own_posteriors(self, refuses) -> None:
+        model, other = tiny(), tiny()
+        prior = vk.priors.VampPrior(other.encoder, torch.rand(5, 1, 8, 8))
+        refuses(
+            ValueError, lambda: vk.VAE(model.encoder, model.decoder, prior), "prior", "own encoder"
+        )

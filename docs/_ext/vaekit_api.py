@@ -87,10 +87,13 @@ def skip_member(app: Sphinx, what: str, name: str, obj: object, skip: bool, opti
 
 
 def show_public_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[type]) -> None:
-    """Show, in place of a private base class, what it derives from."""
-    for index, base in enumerate(bases):
-        if getattr(base, "__name__", "").startswith("_"):
-            bases[index : index + 1] = base.__bases__
+    """Show, in place of a base class that the reference lacks, what it derives from."""
+    while lacking := [
+        index
+        for index, base in enumerate(bases)
+        if getattr(base, "__module__", "").startswith("vaekit.") and id(base) not in HOMES
+    ]:
+        bases[lacking[0] : lacking[0] + 1] = bases[lacking[0]].__bases__
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

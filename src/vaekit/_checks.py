@@ -66,6 +66,12 @@ def within(bound: float, value: Tensor) -> bool:
     return low.item() >= -bound and high.item() <= bound
 
 
+def widened(value: Tensor) -> Tensor:
+    """Return what autocast made of half precision in single: a divergence needs the digits."""
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
+
+
 class NotFiniteError(ValueError):
     """What is raised for NaN and infinite values."""
 

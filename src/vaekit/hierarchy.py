@@ -82,8 +82,7 @@ class TopDown(_Layers):
 
     def conditional(self, layer: int, above: Float[Tensor, "*batch above"]) -> DiagonalGaussian:
         r"""Return :math:`p(z_l \mid z_{l+1})`, the lowest layer being 0."""
-        params: Tensor = self.nets[len(self.sizes) - 2 - layer](above)
-        return DiagonalGaussian.of_halves(params)
+        return _given(above, self.nets[len(self.sizes) - 2 - layer])
 
     def forward(self) -> Chain:
         """Return the distribution, over ``(dim,)``."""
@@ -129,7 +128,7 @@ class BottomUp(_Layers):
         """Return the posterior, over ``(dim,)``."""
         if params.shape[-1:] != (self.num_params,):
             _checks.trailing_shape("params", params, (self.num_params,))
-        conditionals = [lambda z, net=net: DiagonalGaussian.of_halves(net(z)) for net in self.nets]
+        conditionals = [lambda z, net=net: _given(z, net) for net in self.nets]
         return Chain(DiagonalGaussian.of_halves(params), conditionals, self.sizes)
 
 
@@ -170,11 +169,16 @@ class Ladder(nn.Module):
         self.sizes, self.dim = prior.sizes, prior.dim
         self.num_params = 2 * prior.dim
 
+    @property
+    def prior(self) -> TopDown:
+        """The prior whose networks it shares, which the model has to have."""
+        return self._prior[0]
+
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
         """Return the posterior, over ``(dim,)``."""
         if params.shape[-1:] != (self.num_params,):
             _checks.trailing_shape("params", params, (self.num_params,))
-        (prior,) = self._prior
+        prior = self.prior
         *lower, top = params.split([2 * size for size in self.sizes], dim=-1)
         said = [DiagonalGaussian.of_halves(layer) for layer in lower]
 
@@ -189,6 +193,12 @@ class Ladder(nn.Module):
     def extra_repr(self) -> str:
         """Show the number of dimensions of each layer."""
         return f"sizes={self.sizes}"
+
+
+def _given(z: Tensor, net: nn.Module) -> DiagonalGaussian:
+    """Return the Gaussian that a network makes of each vector, however they are arranged."""
+    params: Tensor = net(z.reshape(-1, z.shape[-1]))  # else (B, 1, size) were one event of a batch
+    return DiagonalGaussian.of_halves(params.reshape(*z.shape[:-1], -1))
 
 
 def _merge(one: DiagonalGaussian, other: DiagonalGaussian) -> DiagonalGaussian:

@@ -58,11 +58,11 @@ class Latent(nn.Module, ABC):
         return StandardGaussian(torch.zeros(self.dim))
 
     def _read(self, params: Tensor) -> Tensor:
-        """Check the parameters, and widen what has less than single precision."""
+        """Check the parameters, and widen what autocast made of less than single precision."""
         _checks.trailing_shape("params", params, (self.num_params,))
         if _checks.eager():
             _checks.no_nan("params", params)
-        return params.to(torch.promote_types(params.dtype, torch.float32))
+        return _checks.widened(params)
 
     def extra_repr(self) -> str:
         """Show the number of dimensions."""
@@ -404,9 +404,11 @@ class VectorQuantizedLatent(Latent):
 
     .. math:: z_v = e_{k(v)}, \qquad k(v) = \arg\min_k \| \text{params}_v - e_k \|
 
-    Draws are the codes of the variables put end to end, with the gradient of the parameters
-    (straight-through, biased). The posterior is a `vaekit.distributions.PointMass`, which carries
-    the ``indices`` of the codes, ``(*batch, variables)``, and for each element the ``commitment``,
+    Draws are the codes, with the gradient of the parameters (straight-through, biased). They lie as
+    maps do, first the first value of every code: of maps ``(channels, *sides)`` each site is a
+    variable, and its channels are the code. The posterior is a `vaekit.distributions.PointMass`,
+    which carries the ``indices`` of the codes, ``(*batch, variables)``, and for each element the
+    ``commitment``,
 
     .. math:: \sum_v \| \text{params}_v - \operatorname{stop}(e_{k(v)}) \|^2
 
@@ -453,14 +455,14 @@ class VectorQuantizedLatent(Latent):
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> PointMass:
         """Return the point mass at the nearest codes."""
         params = self._read(params)
-        points = params.reshape(-1, self.variables, self.dim // self.variables)
+        points = params.reshape(-1, self.dim // self.variables, self.variables).mT
         codes, indices, *_ = self.quantizer(points)
         if not codes.requires_grad:  # as in evaluation mode
             codes = points + (codes - points).detach()
         commitment = (points - codes.detach()).square().sum((-2, -1))
         batch = params.shape[:-1]
         return PointMass(
-            codes.reshape(params.shape).to(params.dtype),
+            codes.mT.reshape(params.shape).to(params.dtype),
             commitment.reshape(batch),
             indices.reshape(*batch, -1),
         )

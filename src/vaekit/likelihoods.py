@@ -200,10 +200,11 @@ class _LocationScale(Likelihood):
         """Return the distribution whose locations are the parameters, or the first half of them."""
         if self._sigma == "per_pixel":
             return self._around(*self._parts(params))
-        logvar = self.logvar
+        mu, logvar = self._shaped(params), self.logvar
         if logvar is None:
-            logvar = params.new_full((), 2 * math.log(self.sigma))
-        return self._around(self._shaped(params), logvar)
+            dtype = torch.promote_types(mu.dtype, torch.float32)  # half precision would round it
+            logvar = mu.new_full((), 2 * math.log(self.sigma), dtype=dtype)
+        return self._around(mu, logvar)
 
     @abstractmethod
     def _around(self, mu: Tensor, logvar: Tensor) -> Distribution:

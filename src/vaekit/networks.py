@@ -449,16 +449,20 @@ class FirstOf(nn.Module):
         torch.Size([8, 784])
     """
 
-    def __init__(self, net: Network, size: int) -> None:
+    def __init__(self, net: "Network | Conditioned", size: int) -> None:
         super().__init__()
         if _checks.positive_int("size", size) < net.in_shape.numel():
             what = f"at least the {net.in_shape.numel()} values that net takes"
             raise ValueError(_checks.expected("size", what, size))
         self.net, self.in_shape, self.out_shape = net, torch.Size((size,)), net.out_shape
+        self.takes_context = bool(getattr(net, "takes_context", False))
 
-    def forward(self, x: Shaped[Tensor, "batch size"]) -> Shaped[Tensor, "batch ..."]:
-        """Put the first values through the network."""
-        out: Tensor = self.net(x[:, : self.net.in_shape.numel()])
+    def forward(
+        self, x: Shaped[Tensor, "batch size"], context: Shaped[Tensor, "batch ..."] | None = None
+    ) -> Shaped[Tensor, "batch ..."]:
+        """Put the first values through the network, with the context where it takes one."""
+        first = x[:, : self.net.in_shape.numel()]
+        out: Tensor = self.net(first, context) if self.takes_context else self.net(first)
         return out
 
 

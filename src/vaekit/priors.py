@@ -80,7 +80,9 @@ class Fixed(nn.Module):
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         self.dim = _dim("distribution", distribution)
-        self.distribution: Distribution = mapped(distribution, Tensor.detach)
+        self.distribution: Distribution = mapped(
+            distribution, lambda tensor: tensor.detach().clone()
+        )
 
     def forward(self) -> Distribution:
         """Return the distribution, over ``(dim,)``."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit import latents, networks, objectives, priors, schedules
+from vaekit import _checks, latents, networks, objectives, priors, schedules
 from vaekit.hierarchy import BottomUp, Ladder, TopDown
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Gaussian, Likelihood
@@ -95,10 +95,7 @@ def perceptrons(
 
 
 def convolutions(channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (256,)) -> Nets:
-    """Build strided convolutions of these channels, the decoder's mirroring the encoder's.
-
-    The likelihood is then to take one parameter for each value of the data.
-    """
+    """Build strided convolutions of these channels, the decoder's mirroring the encoder's."""
     return Nets(
         lambda shape, out: networks.conv(shape, channels, out, hidden=hidden),
         lambda size, shape: networks.conv_transpose(
@@ -121,9 +118,10 @@ def _model(
 
 
 def _decoding(likelihood: Likelihood, size: int, nets: Nets) -> networks.Network:
-    plain = likelihood.num_params == likelihood.shape.numel()
-    shape = likelihood.shape if plain else torch.Size((likelihood.num_params,))
-    return nets.decoder(size, shape)
+    first, *sides = likelihood.shape
+    blocks, rest = divmod(likelihood.num_params, likelihood.shape.numel())
+    shape = (likelihood.num_params,) if rest else (blocks * first, *sides)  # blocks of channels
+    return nets.decoder(size, torch.Size(shape))
 
 
 def _encoding(shape: torch.Size, context: int, out: int, nets: Nets) -> networks.Network:
@@ -136,7 +134,7 @@ def _encoding(shape: torch.Size, context: int, out: int, nets: Nets) -> networks
 
 
 def _made(model: VAE, objective: "Objective | Term") -> Recipe:
-    return Recipe(model, 1 * objective)
+    return Recipe(model, objective if isinstance(objective, Objective) else 1 * objective)
 
 
 def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -316,6 +314,9 @@ def info_vae(
     References:
         S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, section 4.
     """
+    if not 1 - scale <= alpha <= 1:
+        what = "at most 1, and at least 1 - scale"
+        raise ValueError(_checks.expected("alpha", what, f"{alpha} with scale={scale}"))
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     matched = (alpha + scale - 1) * objectives.MMD()
     return _made(model, Reconstruction() + (1 - alpha) * KL() + matched)
@@ -339,7 +340,7 @@ def aae(
     """Adversarial autoencoder, whose discriminator belongs to its term.
 
     References:
-        A. Makhzani et al., *Adversarial Autoencoders*, 2016, section 2.
+        A. Makhzani et al., *Adversarial Autoencoders*, 2015, section 2.
     """
     model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
     return _made(model, Reconstruction() + scale * objectives.AdversarialPrior(latent_dim))
@@ -376,6 +377,8 @@ def ciwae(
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
         section 5.
     """
+    if not 0 <= beta <= 1:
+        raise ValueError(_checks.expected("beta", "a number from 0 to 1", beta))
     model = _model(likelihood, GaussianLatent(latent_dim), nets)
     bound = objectives.ImportanceWeighted()
     return _made(model, beta * (Reconstruction() + KL("monte_carlo")) + (1 - beta) * bound)
@@ -586,6 +589,9 @@ def ladder_vae(
     References:
         C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.
     """
+    if len(hidden) != len(latent_dims):
+        what = f"a width for each of the {len(latent_dims)} layers"
+        raise ValueError(_checks.expected("hidden", what, tuple(hidden)))
     pairs = zip(latent_dims[:0:-1], latent_dims[-2::-1], hidden[-2::-1], strict=True)
     nets = [networks.mlp(above, [width], 2 * below) for above, below, width in pairs]
     prior = TopDown(latent_dims, nets)

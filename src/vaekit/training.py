@@ -291,7 +291,7 @@ def fit(
     if PartialState().num_processes > 1:
         raise NotImplementedError("fit trains in one process; start the script without a launcher.")
     device = _device(model)
-    objective.to(device)
+    objective.to(device, dtype)
     inner = _Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
@@ -360,7 +360,9 @@ def fit(
                         nn.utils.clip_grad_norm_(trained, clip_grad_norm)
                     optimizer.step()
                     if inner.terms:
-                        inner.step(how(model, x, context), target)
+                        with torch.no_grad():
+                            out = how(model, x, context)
+                        inner.step(out, target)
                     if by_step is not None:
                         by_step.step()
                     rows.add(["loss", *values], numbers, len(x))
@@ -435,6 +437,7 @@ def evaluate(
     graph = any(term.needs_graph for term, _ in objective.pairs)
     with (
         evaluating(model),
+        evaluating(objective),
         fork,
         torch.set_grad_enabled(graph),
         _dataset_size(objective, datasets.size(data)),
@@ -637,10 +640,11 @@ def _dataset_size(objective: Objective, size: int | None) -> Iterator[None]:
 
 def _check_last_batch(objective: Objective, argument: str, data: Any, batch_size: int) -> None:
     """Refuse a last batch of one element where a term compares the elements of a batch."""
-    stratified = [t for t in objective.terms if getattr(t, "estimator", "") == "stratified"]
+    comparing = [term for term, _ in objective.pairs if term.compares]
     size = None if isinstance(data, torch.utils.data.DataLoader) else datasets.size(data)
-    if stratified and size is not None and size > 1 and size % batch_size == 1:
-        what = f"a size that leaves no batch of one element, for {stratified[0]!r}"
+    single = size is not None and size > 1 and (batch_size == 1 or size % batch_size == 1)
+    if comparing and single:
+        what = f"a size that leaves no batch of one element, for {comparing[0]!r}"
         got = f"{batch_size} for the {size} elements of {argument}"
         raise ValueError(_checks.expected("batch_size", what, got))
 
@@ -678,7 +682,7 @@ class _How:
 
     def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
         out: VAEOutput = model(
-            x if self.corruption is None else self.corruption(x), self.samples, context
+            x if self.corruption is None else self.corruption(x.clone()), self.samples, context
         )
         return out
 

@@ -51,6 +51,8 @@ class Encoder(nn.Module):
         torch.Size([8, 20])
     """
 
+    takes_context: bool = False
+
     def __init__(self, net: nn.Module, latent: nn.Module) -> None:
         super().__init__()
         num_params = getattr(latent, "num_params", None)
@@ -61,7 +63,7 @@ class Encoder(nn.Module):
         _check_outputs(net, latent, num_params)
         self.net = net
         self.latent = latent
-        self.takes_context = bool(getattr(net, "takes_context", False))
+        self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
 
     def forward(
         self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
@@ -69,7 +71,7 @@ class Encoder(nn.Module):
         """Infer the posterior of each element."""
         params = self.net(x) if context is None else self.net(x, context)
         if isinstance(params, tuple | list):
-            params = torch.cat(tuple(params), dim=-1)
+            params = torch.cat([part.flatten(1) for part in params], dim=-1)
         latent = self.latent
         shape = params.shape
         if len(shape) > 2:
@@ -111,6 +113,8 @@ class Decoder(nn.Module):
         IndependentBernoulli(batch_shape=(8,), event_shape=(1, 28, 28))
     """
 
+    takes_context: bool = False
+
     def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         if not hasattr(likelihood, "num_params"):
@@ -118,7 +122,7 @@ class Decoder(nn.Module):
         _check_outputs(net, likelihood, likelihood.num_params)
         self.net = net
         self.likelihood = likelihood
-        self.takes_context = bool(getattr(net, "takes_context", False))
+        self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
 
     def forward(
         self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
@@ -185,7 +189,6 @@ class VAE(nn.Module):
 
     Attributes:
         latent_dim: The number of latent dimensions.
-        takes_context: Whether one of the parts takes a context.
 
     Raises:
         ValueError: If encoder, decoder and prior do not agree on the number of latent dimensions.
@@ -221,9 +224,15 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.latent_dim: int
         self.latent_dim = dim = encoder.latent.dim  # type: ignore[assignment]
+        shared = getattr(encoder.latent, "prior", None)  # a ladder's
+        prior = shared if prior is None else prior
+        if shared is not None and prior is not shared:
+            what = "the one that the latent was made of, whose networks it shares"
+            raise ValueError(_checks.expected("prior", what, repr(prior)))
+        if getattr(prior, "encoder", encoder) is not encoder:  # a VampPrior's
+            what = "one of the model's own encoder, whose posteriors it mixes"
+            raise ValueError(_checks.expected("prior", what, "one of another encoder"))
         self.prior = _default_prior(encoder.latent) if prior is None else prior
-        parts = (self.encoder, self.decoder, self.prior)
-        self.takes_context = any(getattr(part, "takes_context", False) for part in parts)
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
             ("prior", getattr(self.prior, "dim", None)),
@@ -231,6 +240,12 @@ class VAE(nn.Module):
             if got not in (None, dim):
                 what = f"{dim} latent dimensions, as the encoder has"
                 raise ValueError(_checks.expected(argument, what, got))
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether one of the parts takes a context."""
+        parts = (self.encoder, self.decoder, self.prior)
+        return any(getattr(part, "takes_context", False) for part in parts)
 
     def encode(self, x: Any, context: Shaped[Tensor, "..."] | None = None) -> Any:
         """Infer the posterior; a Gaussian unpacks: ``mu, logvar = model.encode(x)``.
@@ -265,7 +280,7 @@ class VAE(nn.Module):
             first.append(found)
             return tuple(found)
 
-        parts = self._over(x, parameters)
+        parts = self._over(x, parameters, context)
         return type(first[0])(*parts)
 
     def reparameterize(
@@ -297,7 +312,8 @@ class VAE(nn.Module):
         if datasets.is_batch(x):
             z: Tensor = self.encode(x, context).rsample(shape)
             return z
-        (drawn,) = self._over(x, lambda *batch: (self.encode(*batch).rsample(shape),), len(shape))
+        draw = lambda *batch: (self.encode(*batch).rsample(shape),)  # noqa: E731
+        (drawn,) = self._over(x, draw, context, len(shape))
         return drawn
 
     def decode(
@@ -357,7 +373,7 @@ class VAE(nn.Module):
         if datasets.is_batch(x):
             x, context = self._unpacked(x, context)
             return self.decode(self.encode(x, context).mean, context)
-        (x_hat,) = self._over(x, lambda *batch: (self.reconstruct(*batch),))
+        (x_hat,) = self._over(x, lambda *batch: (self.reconstruct(*batch),), context)
         return x_hat
 
     @torch.no_grad()
@@ -396,11 +412,17 @@ class VAE(nn.Module):
             prior = prior.tempered(temperature)
         with _drawing_from(generator):
             z = prior.sample(() if prior.batch_shape else (n,))
+        if generator is not None and generator.device.type != z.device.type:
+            what = f"one of {z.device.type}, where the prior draws"
+            raise ValueError(_checks.expected("generator", what, f"one of {generator.device.type}"))
         return self.decode(z, context)
 
     def _ask(self, part: Callable[..., Any], context: Tensor | None, *args: Tensor) -> Any:
         """Call a part, with the context where it takes one."""
         if context is None:
+            if getattr(part, "takes_context", False):
+                what = f"one for each element, as {type(part).__name__} takes"
+                raise TypeError(_checks.expected("context", what, None))
             return part(*args)
         if not self.takes_context:
             what = "none, since no part of this model takes one"
@@ -422,18 +444,27 @@ class VAE(nn.Module):
             got = "a list of tensors alike, which could be either"
             raise ValueError(_checks.expected("x", what, got))
         x, _, y = datasets.unpack(batch)
-        return x, y if context is None and self.takes_context else context
+        if context is None and self.takes_context and y is not None:
+            context = torch.as_tensor(y, device=x.device)
+        return x, context
 
     @torch.no_grad()
     def _over(
-        self, data: Any, function: Callable[..., tuple[Tensor, ...]], dim: int = 0
+        self,
+        data: Any,
+        function: Callable[..., tuple[Tensor, ...]],
+        context: Tensor | None,
+        dim: int = 0,
     ) -> list[Tensor]:
         """Apply a function to the batches of a data set, and put the results together."""
+        if context is not None:
+            what = "none for a data set, whose labels are the context"
+            raise TypeError(_checks.expected("context", what, f"one of {tuple(context.shape)}"))
         at = next(self.parameters(), torch.empty(0)).device
         parts = []
         for batch in datasets.batches(data):
-            context = batch.y.to(at) if self.takes_context and batch.y is not None else None
-            parts.append(function(batch.x.to(at), context))
+            _, context = self._unpacked((batch.x, batch.y), None)
+            parts.append(function(batch.x.to(at), None if context is None else context.to(at)))
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
 
 

@@ -34,6 +34,7 @@ class _OneHots(constraints.Constraint):
 
     def __init__(self, classes: int, hard: bool) -> None:
         self.classes, self.is_discrete = classes, hard
+        self.measure = "counts" if hard else "simplices"
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:

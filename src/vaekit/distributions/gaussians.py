@@ -108,6 +108,7 @@ class DiagonalGaussian(Checked):
         Raises:
             ValueError: If ``params`` holds NaN, naming the half.
         """
+        params = _checks.widened(params)
         mu, logvar = params.chunk(2, dim=-1)
         if not (_checks.eager() and _checks.within(_LOGVAR_BOUND, params)):
             return cls(mu, logvar)
@@ -254,14 +255,15 @@ def _kl_gaussian_standard(q: DiagonalGaussian, p: StandardGaussian) -> Tensor:
 
 
 def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
-    return kl_divergence(q, _as_gaussian(p))
+    if isinstance(p.base_dist, Normal):
+        return kl_divergence(q, _as_gaussian(p))
+    return kl_divergence(_as_independent(q), p)  # torch knows others, Laplace's say
 
 
 def _kl_independent_gaussian(q: _Independent, p: DiagonalGaussian) -> Tensor:
     if isinstance(q.base_dist, Normal):
         return kl_divergence(_as_gaussian(q), p)
-    normal = Normal(p.mu, p.stddev, validate_args=False)  # torch knows others, Laplace's say
-    return kl_divergence(q, Independent(normal, len(p.event_shape), validate_args=False))
+    return kl_divergence(q, _as_independent(p))
 
 
 def _kl_gaussian_multivariate(q: DiagonalGaussian, p: MultivariateNormal) -> Tensor:
@@ -273,14 +275,13 @@ def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Ten
 
 
 def _as_gaussian(distribution: _Independent) -> DiagonalGaussian:
-    base = distribution.base_dist
-    if not isinstance(base, Normal):
-        raise NotImplementedError(
-            f"No closed-form KL divergence between a diagonal Gaussian and {distribution!r}; "
-            "ask for the Monte Carlo estimate."
-        )
-    ndims = distribution.reinterpreted_batch_ndims
-    return DiagonalGaussian(base.loc, 2 * base.scale.log(), ndims, validate_args=False)
+    base, ndims = distribution.base_dist, distribution.reinterpreted_batch_ndims
+    return DiagonalGaussian(base.mean, 2 * base.stddev.log(), ndims, validate_args=False)
+
+
+def _as_independent(distribution: DiagonalGaussian) -> _Independent:
+    normal = Normal(distribution.mu, distribution.stddev, validate_args=False)
+    return Independent(normal, len(distribution.event_shape), validate_args=False)
 
 
 def _as_multivariate(distribution: DiagonalGaussian) -> MultivariateNormal:

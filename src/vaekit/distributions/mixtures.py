@@ -44,8 +44,6 @@ class Mixture(MixtureSameFamily):
         (tensor([0.]), tensor([2.]))
     """
 
-    _validate_args = True  # as of `Checked`
-
     def __init__(self, logits: Float[Tensor, "*batch k"], components: Distribution) -> None:
         if logits.shape[-1:] != components.batch_shape[-1:]:
             what = f"a weight for each component of a batch {tuple(components.batch_shape)}"

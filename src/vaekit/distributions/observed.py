@@ -119,10 +119,11 @@ class Observed(Independent[Distribution]):
         Raises:
             ValueError: If the shape does not fit, or a value lies outside the support.
         """
+        wide = self.base_dist.mean.dtype
         if not value.is_floating_point():
-            value = self._cast(value)
+            value = value.to(wide)
         check_inside(self, value, self.values.words)
-        return sum_event(self, self._cast(self.base_dist.log_prob(value)))
+        return sum_event(self, self._cast(self.base_dist.log_prob(value.to(wide))))
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self._dtype)

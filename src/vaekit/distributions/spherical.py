@@ -19,7 +19,7 @@ __all__ = ["PowerSpherical", "UniformSphere"]
 class _Sphere(constraints.Constraint):
     """Vectors of length 1."""
 
-    event_dim = 1
+    event_dim, measure = 1, "sphere"
 
     def check(self, value: Tensor) -> Tensor:
         return (value.square().sum(-1) - 1).abs() < 1e-3
@@ -100,7 +100,7 @@ class PowerSpherical(Reparameterized):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, inside the sphere: the direction, shortened."""
+        """The mean, which lies inside the sphere, on the direction."""
         return self._mean_cosine[..., None] * self.direction
 
     @property

@@ -1,7 +1,7 @@
 """What reparameterised distributions share: draws, checks of their support, and pairs refused."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
 from vaekit.distributions.gaussians import DiagonalGaussian
 
-__all__ = ["Reparameterized", "check_inside", "refuse_gaussian"]
+__all__ = ["Reparameterized", "check_comparable", "check_inside", "refuse_gaussian"]
 
 
 class Reparameterized(Checked):
@@ -42,6 +42,34 @@ def check_inside(distribution: Distribution, value: Tensor, what: str) -> None:
             low, high = value.detach().aminmax()
             got = f"values from {low:g} to {high:g} that are not"
             raise ValueError(_checks.expected("x", what, got))
+
+
+def check_comparable(posterior: Distribution, prior: Distribution) -> None:
+    """Say so where two densities are with respect to different measures, so not to be compared."""
+    if _checks.eager() and _measure(posterior) != _measure(prior):
+        what = "a density of the same kind as the posterior's"
+        hint = "The latent's default_prior() is one that fits."
+        raise TypeError(_checks.expected("prior", what, f"{prior!r} for {posterior!r}", hint))
+
+
+def _measure(distribution: Distribution) -> tuple[str, ...]:
+    try:
+        support: Any = distribution.support
+    except NotImplementedError:  # one that does not say
+        support = constraints.real
+    return _measures(support, distribution.event_shape.numel())
+
+
+def _measures(support: Any, size: int) -> tuple[str, ...]:
+    """Tell for each dimension what a density is with respect to."""
+    while hasattr(support, "base_constraint"):  # of an Independent, or a mixture
+        support = support.base_constraint
+    if hasattr(support, "parts"):  # of a Joint
+        pairs = zip(support.parts, support.sizes, strict=True)
+        return tuple(each for part, part_size in pairs for each in _measures(part, part_size))
+    if support is constraints.simplex:
+        return ("simplices",) * size
+    return (getattr(support, "measure", "counts" if support.is_discrete else "reals"),) * size
 
 
 def refuse_gaussian(kind: type[Distribution], what: str) -> None:

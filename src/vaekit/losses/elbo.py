@@ -16,6 +16,7 @@ from vaekit.distributions import (
     StandardGaussian,
     log_prob_by_dimension,
 )
+from vaekit.distributions.supports import check_comparable
 
 __all__ = [
     "Estimator",
@@ -138,6 +139,7 @@ def kl_divergence(
                     f"method: no closed form is registered for KL({q!r} || {p!r}); "
                     "method='monte_carlo' estimates it."
                 ) from error
+    check_comparable(q, p)
     if z is None:
         z = q.rsample()
     _checks.trailing_shape("z", z, (*q.batch_shape, *q.event_shape))
@@ -279,6 +281,10 @@ def decompose_kl(
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 2.
     """
+    check_comparable(posterior, prior)
+    if prior.batch_shape.numel() > 1:
+        what = "one for all elements, without a batch"
+        raise ValueError(_checks.expected("prior", what, f"batch {tuple(prior.batch_shape)}"))
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
     )

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from vaekit import _checks
 from vaekit.distributions.detach import detached
+from vaekit.distributions.supports import check_comparable
 from vaekit.losses.elbo import reconstruction
 
 __all__ = ["Gradient", "importance_log_weights", "importance_weighted", "variational_bound"]
@@ -199,6 +200,7 @@ def _log_ratio(posterior: Distribution, prior: Distribution, z: Tensor) -> Tenso
         what = f"(K, {', '.join(map(str, shape))}), a dimension of K draws first"
         hint = "model(x, samples=K) draws them."
         raise ValueError(_checks.expected("z", what, tuple(z.shape), hint))
+    check_comparable(posterior, prior)
     log_ratio: Tensor = prior.log_prob(z) - posterior.log_prob(z)
     return log_ratio
 

@@ -176,6 +176,8 @@ def discrimination(
 
 
 def _squared_distance(one: Tensor, other: Tensor) -> Tensor:
+    middle = other.detach().mean(0)  # far from 0, the squares would have no digits left
+    one, other = one - middle, other - middle
     squares = one.square().sum(-1)[:, None] + other.square().sum(-1)
     return (squares - 2 * one @ other.T).clamp_min(0)
 

@@ -155,5 +155,6 @@ def _covariance(posterior: Distribution) -> Tensor:
     full = getattr(posterior, "covariance_matrix", None)
     if isinstance(full, Tensor):
         return full
-    log_prob_by_dimension(posterior, posterior.mean)  # says so if the dimensions hang together
+    # Says so if the dimensions hang together; rounded, for hard variables have no other density.
+    log_prob_by_dimension(posterior, posterior.mean.round())
     return posterior.variance.diag_embed()

@@ -10,7 +10,13 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.distributions import kl_divergence as _closed_form_kl
 
 from vaekit import _checks
-from vaekit.distributions import DiagonalGaussian, StandardGaussian, log_prob_by_dimension
+from vaekit.distributions import (
+    DiagonalGaussian,
+    IndependentBernoulli,
+    StandardGaussian,
+    log_prob_by_dimension,
+)
+from vaekit.distributions.supports import check_comparable
 from vaekit.losses.elbo import _posterior_and_prior
 
 __all__ = ["balanced_kl", "capacity", "free_bits", "kl_by_dimension"]
@@ -48,6 +54,7 @@ def kl_by_dimension(
     if one is not None and other is not None:
         with suppress(NotImplementedError):
             return _closed_form_kl(one, other)
+    check_comparable(q, p)
     if z is None:
         z = q.rsample()
     difference = log_prob_by_dimension(q, z) - log_prob_by_dimension(p, z)
@@ -156,6 +163,8 @@ def _univariate(distribution: Distribution) -> Distribution | None:
         return base
     if len(distribution.event_shape) != 1:
         return None
+    if isinstance(distribution, IndependentBernoulli):  # relaxed ones are taken for hard ones
+        return IndependentBernoulli(distribution.logits, 0)
     if isinstance(distribution, StandardGaussian):
         return StandardGaussian(distribution.mu, 0)
     if isinstance(distribution, DiagonalGaussian):

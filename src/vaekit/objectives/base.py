@@ -155,8 +155,10 @@ class Term(nn.Module, ABC):
     Attributes:
         needs_draws: Whether it takes z of ``(K, B, dim)``, as ``model(x, samples=K)`` draws it.
         needs_graph: Whether it takes gradients, also where nothing is trained.
+        compares: Whether it compares the elements of a batch, of which it then needs two.
     """
 
+    compares: bool = False
     needs_draws: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
 

@@ -76,6 +76,7 @@ class _Aggregate(Term):
         if dataset_size is not None:
             _checks.positive_int("dataset_size", dataset_size)
         self.estimator = estimator
+        self.compares = estimator == "stratified"
         self.dataset_size = dataset_size
         self.run_size: int | None = None  # what stands in for it while data are gone through
         self.dataset_posterior = dataset_posterior

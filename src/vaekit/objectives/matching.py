@@ -43,6 +43,8 @@ class MMD(Term):
         *Wasserstein Auto-Encoders*, 2018, algorithm 2.
     """
 
+    compares = True
+
     def __init__(self, kernel: losses.Kernel | None = None, name: str = "mmd") -> None:
         super().__init__(name)
         self.kernel = kernel
@@ -114,9 +116,9 @@ class AdversarialTotalCorrelation(_Adversarial):
     .. math:: \operatorname{TC} \approx \mathbb{E}_{q(z)} \left[ D(z) \right], \qquad
               D(z) \approx \log \frac{q(z)}{\prod_j q(z_j)}
 
-    The encoder's gradient goes through z alone: the discriminator is held fixed. Its own
-    `inner_loss` tells draws of the posterior from others whose dimensions are permuted, without a
-    gradient to the encoder. As good as the discriminator, and 0 while that knows nothing.
+    The encoder's gradient goes through z alone: the discriminator is held fixed. Its own loss,
+    `Term.inner_loss`, tells draws of the posterior from others whose dimensions are permuted,
+    without a gradient to the encoder. As good as the discriminator, and 0 while that knows nothing.
 
     Args:
         discriminator: A module ``(N, dim) -> (N,)`` or ``(N, 1)``; or the number of latent

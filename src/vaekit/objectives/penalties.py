@@ -29,6 +29,8 @@ class DIP(Term):
         Reconstruction() + KL() + DIP(off_diagonal=10, diagonal=100)
     """
 
+    compares = True
+
     def __init__(
         self,
         off_diagonal: float = 1.0,
