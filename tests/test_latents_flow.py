@@ -132,3 +132,15 @@ def test_what_does_not_fit_is_refused(refuses) -> None:
     nan = torch.zeros(2, 10)
     nan[0, 9] = torch.nan
     refuses(ValueError, lambda: latent(nan), "params", "NaN")
+
+
+def test_without_gradients_a_draw_still_knows_its_density() -> None:
+    latent = FlowLatent(3, 2).double()
+    params = torch.randn(5, latent.num_params, dtype=f64)
+    q = latent(params)
+    with torch.no_grad():
+        z = q.rsample((4,))
+        at_once = q.log_prob(z)
+        torch.testing.assert_close(at_once, q.log_prob(z.clone()), rtol=1e-6, atol=1e-6)
+        assert at_once is q.log_prob(z)  # what was kept, not an inversion
+    assert q.log_prob(z).requires_grad  # gradients asked for later are there

@@ -586,3 +586,8 @@ class TestFamily:
         term = vk.objectives.AdversarialTotalCorrelation(2)
         history = run(tiny().double(), elbo() + term, steps=2, data=DATA.double())
         assert math.isfinite(history["adversarial_total_correlation"][0])
+
+    def test_draws_that_groups_cannot_share_are_refused(self, refuses) -> None:
+        objective = vk.objectives.ImportanceWeighted(groups=4)
+        refuses(ValueError, lambda: run(objective=objective, samples=6), "samples", "4", "6")
+        run(objective=objective, samples=8, steps=1)

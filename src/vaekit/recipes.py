@@ -140,6 +140,19 @@ def _made(model: VAE, objective: "Objective | Term") -> Recipe:
 def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Plain autoencoder: a point for each element, and no prior to generate from.
 
+    Args:
+        shape: The shape of one element of the data.
+        shape: The shape of one element of the data.
+        likelihood: The likelihood of the data.
+        nets: The networks to build.
+        likelihood: The likelihood of the data.
+        nets: The networks to build.
+        shape: The shape of one element of the data.
+        nets: The networks to build.
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
+
     References:
         G. E. Hinton and R. R. Salakhutdinov, *Reducing the Dimensionality of Data with Neural
         Networks*, 2006.
@@ -150,6 +163,11 @@ def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -
 
 def denoising_autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Denoising autoencoder: train it with ``fit(..., corruption=...)``.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
 
     References:
         P. Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*,
@@ -170,6 +188,13 @@ def rae(
 
     To generate, give it a prior afterwards: `vaekit.priors.fit_gaussian_mixture`.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        latent_weight: The weight of half the squared norm of the latents.
+        penalty_weight: The weight of the decoder's gradient penalty.
+        nets: The networks to build.
+
     References:
         P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, section 3.
     """
@@ -180,6 +205,11 @@ def rae(
 
 def vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Variational autoencoder.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
 
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 10.
@@ -193,6 +223,15 @@ def beta_vae(
 ) -> Recipe:
     """beta-VAE.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        beta: The weight of the KL.
+        nets: The networks to build.
+
+    Raises:
+        ValueError: If ``beta`` is negative.
+
     References:
         I. Higgins et al., *beta-VAE*, 2017, equation 4.
     """
@@ -204,6 +243,12 @@ def annealed_vae(
     likelihood: Likelihood, latent_dim: int, *, steps: int = 10_000, nets: Nets = _MLP
 ) -> Recipe:
     """VAE whose KL is warmed up.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        steps: After how many steps the KL has its full weight.
+        nets: The networks to build.
 
     References:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
@@ -223,6 +268,14 @@ def capacity_vae(
 ) -> Recipe:
     """beta-VAE whose KL follows a capacity that rises.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        gamma: The weight of the distance from the capacity.
+        capacity: Where the capacity ends, in nats.
+        steps: After how many steps.
+        nets: The networks to build.
+
     References:
         C. P. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, equation 8.
     """
@@ -236,6 +289,12 @@ def beta_tcvae(
 ) -> Recipe:
     """beta-TCVAE.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        beta: The weight of the total correlation.
+        nets: The networks to build.
+
     References:
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 4.
@@ -248,6 +307,12 @@ def factor_vae(
     likelihood: Likelihood, latent_dim: int, *, gamma: float = 10.0, nets: Nets = _MLP
 ) -> Recipe:
     """FactorVAE, whose discriminator belongs to its term.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        gamma: The weight of the total correlation, added to that in the KL.
+        nets: The networks to build.
 
     References:
         H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, equation 2 and algorithm 2.
@@ -267,6 +332,13 @@ def dip_vae_i(
 ) -> Recipe:
     """DIP-VAE I: the covariance of the means over the batch is drawn to the identity.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        off_diagonal: The weight of squared covariances.
+        diagonal: The weight of the variances' squared distances from 1.
+        nets: The networks to build.
+
     References:
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
         Concepts from Unlabeled Observations*, 2018, equation 6.
@@ -284,6 +356,13 @@ def dip_vae_ii(
     nets: Nets = _MLP,
 ) -> Recipe:
     """DIP-VAE II: the covariance of the draws over the batch is drawn to the identity.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        off_diagonal: The weight of squared covariances.
+        diagonal: The weight of the variances' squared distances from 1.
+        nets: The networks to build.
 
     References:
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
@@ -311,6 +390,9 @@ def info_vae(
         scale: :math:`\lambda`; the MMD is weighed by :math:`\alpha + \lambda - 1`.
         nets: The networks to build.
 
+    Raises:
+        ValueError: If ``alpha`` gives one of the terms a negative weight.
+
     References:
         S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, section 4.
     """
@@ -327,6 +409,12 @@ def wae(
 ) -> Recipe:
     """Wasserstein autoencoder with the MMD.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        scale: The weight of the MMD.
+        nets: The networks to build.
+
     References:
         I. Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, algorithm 2.
     """
@@ -339,6 +427,12 @@ def aae(
 ) -> Recipe:
     """Adversarial autoencoder, whose discriminator belongs to its term.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        scale: The weight of the adversarial term.
+        nets: The networks to build.
+
     References:
         A. Makhzani et al., *Adversarial Autoencoders*, 2015, section 2.
     """
@@ -348,6 +442,11 @@ def aae(
 
 def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Importance-weighted autoencoder: train it with ``fit(..., samples=50)``.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
 
     References:
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
@@ -359,6 +458,15 @@ def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recip
 
 def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Nets = _MLP) -> Recipe:
     """Mean of several importance-weighted bounds: ``samples`` is a multiple of ``groups``.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        groups: Over how many groups of draws bounds are averaged.
+        nets: The networks to build.
+
+    Raises:
+        ValueError: If ``groups`` is not above 0.
 
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
@@ -372,6 +480,15 @@ def ciwae(
     likelihood: Likelihood, latent_dim: int, *, beta: float = 0.5, nets: Nets = _MLP
 ) -> Recipe:
     """Convex combination of the ELBO and the importance-weighted bound.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        beta: The weight of the ELBO, from 0 to 1.
+        nets: The networks to build.
+
+    Raises:
+        ValueError: If ``beta`` is not from 0 to 1.
 
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
@@ -387,6 +504,11 @@ def ciwae(
 def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Importance-weighted autoencoder with the path derivative ("sticking the landing").
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
+
     References:
         G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, section 3.
     """
@@ -396,6 +518,11 @@ def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
 
 def dreg(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """Importance-weighted autoencoder with the doubly reparameterised gradient.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
 
     References:
         G. Tucker et al., *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*,
@@ -410,6 +537,12 @@ def renyi_vae(
 ) -> Recipe:
     """Rényi VAE of order ``alpha``: 0 is the IWAE, 1 the VAE.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        alpha: The order of the divergence.
+        nets: The networks to build.
+
     References:
         Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, section 4.
     """
@@ -419,6 +552,11 @@ def renyi_vae(
 
 def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """sigma-VAE: a Gaussian likelihood whose sigma is the optimal one.
+
+    Args:
+        shape: The shape of one element of the data.
+        latent_dim: The number of latent dimensions.
+        nets: The networks to build.
 
     References:
         O. Rybkin, K. Daniilidis and S. Levine, *Simple and Effective VAE Training with Calibrated
@@ -453,6 +591,12 @@ def flow_posterior_vae(
 ) -> Recipe:
     """VAE with an inverse autoregressive flow for its posterior.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        context: How many numbers the encoder hands to the flow's layers.
+        nets: The networks to build.
+
     References:
         D. P. Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*,
         2016, algorithm 1.
@@ -465,6 +609,12 @@ def flow_prior_vae(
     likelihood: Likelihood, latent_dim: int, flow: nn.Module, *, nets: Nets = _MLP
 ) -> Recipe:
     """VAE with a flow for its prior: ``flow=zuko.flows.NSF(latent_dim)``, say.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        flow: A flow of zuko over ``latent_dim`` features.
+        nets: The networks to build.
 
     References:
         X. Chen et al., *Variational Lossy Autoencoder*, 2017, section 3.2.
@@ -484,6 +634,17 @@ def categorical_vae(
 ) -> Recipe:
     """VAE of categorical latents, relaxed by the Gumbel-softmax.
 
+    Args:
+        likelihood: The likelihood of the data.
+        variables: How many variables there are.
+        classes: How many classes each has.
+        temperature: Of the relaxation, above 0.
+        hard: Whether draws are one-hot (straight-through).
+        nets: The networks to build.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
+
     References:
         E. Jang, S. Gu and B. Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
         section 2.
@@ -502,6 +663,13 @@ def joint_vae(
 ) -> Recipe:
     """VAE of continuous latents and a discrete one, side by side.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of continuous latent dimensions.
+        classes: How many classes the discrete latent has.
+        temperature: Of its relaxation, above 0.
+        nets: The networks to build.
+
     References:
         E. Dupont, *Learning Disentangled Joint Continuous and Discrete Representations*, 2018,
         section 3.
@@ -513,6 +681,11 @@ def joint_vae(
 
 def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
     """VAE whose latents lie on a sphere, with the power spherical posterior.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of dimensions in which the sphere lies.
+        nets: The networks to build.
 
     References:
         T. R. Davidson et al., *Hyperspherical Variational Auto-Encoders*, 2018; N. De Cao and
@@ -533,6 +706,14 @@ def vq_vae(
 ) -> Recipe:
     """VQ-VAE, whose codebook follows the encoder by moving averages.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        codes: The size of the codebook.
+        variables: How many codes make one z.
+        commitment: The weight of the commitment.
+        nets: The networks to build.
+
     References:
         A. van den Oord, O. Vinyals and K. Kavukcuoglu, *Neural Discrete Representation Learning*,
         2017, equation 3 and appendix A.1.
@@ -543,6 +724,12 @@ def vq_vae(
 
 def cvae(likelihood: Likelihood, latent_dim: int, classes: int, *, nets: Nets = _MLP) -> Recipe:
     """Conditional VAE: train it on batches ``(x, y)``, and sample with ``context=``.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dim: The number of latent dimensions.
+        classes: The number of classes, or of attributes.
+        nets: The networks to build.
 
     References:
         K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
@@ -565,6 +752,12 @@ def two_layer_vae(
 ) -> Recipe:
     """Two stochastic layers, inferred from the bottom up: the IWAE paper's larger model.
 
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dims: Of the lower layer and of the upper.
+        hidden: The widths of the two hidden layers next to each.
+        activation: Makes the non-linearities.
+
     References:
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
         section 5.
@@ -585,6 +778,14 @@ def ladder_vae(
     hidden: Sequence[int] = (512, 256, 128),
 ) -> Recipe:
     """Ladder VAE: layers inferred from the top down, merged with the prior's.
+
+    Args:
+        likelihood: The likelihood of the data.
+        latent_dims: Of each layer, the lowest first.
+        hidden: The width of the hidden layer below each.
+
+    Raises:
+        ValueError: If there is not one width for each layer.
 
     References:
         C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.

@@ -714,7 +714,13 @@ def _samples(objective: Objective, samples: int | None) -> int | None:
     if samples is None and needing:
         what = f"a number of draws, as {needing[0]!r} takes several"
         raise ValueError(_checks.expected("samples", what, None))
-    return None if samples is None else _checks.positive_int("samples", samples)
+    if samples is None:
+        return None
+    groups = math.lcm(*(getattr(term, "groups", 1) for term in needing))
+    if _checks.positive_int("samples", samples) % groups:
+        what = f"a multiple of {groups}, the groups of {needing[0]!r}"
+        raise ValueError(_checks.expected("samples", what, samples))
+    return samples
 
 
 def _context(model: VAE, batch: datasets.Batch, device: torch.device) -> Tensor | None:

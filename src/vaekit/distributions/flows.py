@@ -54,7 +54,7 @@ class FlowDistribution(Checked):
     def __init__(self, transforms: Sequence[Transform], base: Distribution) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
         self.transforms, self.base = list(transforms), base
-        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._drawn: tuple[Tensor, Tensor, bool] | None = None
 
     def __repr__(self) -> str:
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
@@ -96,9 +96,8 @@ class FlowDistribution(Checked):
         """
         noise = self._noise(sample_shape, generator)
         value, log_volume = _through(noise, self.transforms)
-        # Without gradients the density would lack them too, where they are asked for later.
-        keep = torch.is_grad_enabled()
-        self._drawn = (value, self.base.log_prob(noise) - log_volume) if keep else None
+        density = self.base.log_prob(noise) - log_volume
+        self._drawn = (value, density, torch.is_grad_enabled())
         return value
 
     @torch.no_grad()
@@ -118,7 +117,9 @@ class FlowDistribution(Checked):
             ValueError: If the shape does not fit.
         """
         if self._drawn is not None and value is self._drawn[0]:
-            return self._drawn[1]
+            _, density, with_gradients = self._drawn
+            if with_gradients or not torch.is_grad_enabled():
+                return density
         check_value(self, value)
         noise, log_volume = _through(value, [one.inv for one in reversed(self.transforms)])
         log_prob: Tensor = self.base.log_prob(noise) + log_volume

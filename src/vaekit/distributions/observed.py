@@ -200,7 +200,7 @@ class CalibratedGaussian(DiagonalGaussian):
     Args:
         mu: The means.
         running: The log-variance before values are seen. It is moved a tenth of the way to
-            :math:`\log \sigma_\ast^2` each time some are.
+            :math:`\log \sigma_\ast^2` when the first are.
         event_ndims: How many of the last dimensions make one event.
 
     Example:
@@ -216,7 +216,7 @@ class CalibratedGaussian(DiagonalGaussian):
         self, mu: Float[Tensor, "*shape"], running: Float[Tensor, ""], event_ndims: int = 1
     ) -> None:
         super().__init__(mu, running.clone(), event_ndims)
-        self._running = running
+        self._running, self._moved = running, False
 
     def log_prob_by_dimension(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density of each dimension by itself, under the variance of all these values.
@@ -229,6 +229,8 @@ class CalibratedGaussian(DiagonalGaussian):
         error = (value - self.mu.detach()).square().mean().clamp_min(1e-16)
         self.logvar = self._log_variance = error.log().to(self._running.dtype)
         result = super().log_prob_by_dimension(value)
-        with torch.no_grad():
-            self._running.lerp_(self.logvar, 0.1)
+        if not self._moved:  # once for a batch, however often its density is asked for
+            with torch.no_grad():
+                self._running.lerp_(self.logvar, 0.1)
+            self._moved = True
         return result
