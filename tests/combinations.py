@@ -381,7 +381,7 @@ def refusals(choice: Choice) -> set[str]:
         if draws and samples is None:
             found.add("samples")
         elif draws and samples % draws:
-            found.add("log_weights")
+            found |= {"samples", "log_weights"}  # by fit at once, by the loss when called
         elif draws == 0 and samples is not None:
             found.add("z")
     return found
