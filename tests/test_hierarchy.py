@@ -86,7 +86,10 @@ class TestChain:
 
     def test_bad_chains_are_refused(self, refuses) -> None:
         first = StandardGaussian(torch.zeros(2))
-        same = lambda z: DiagonalGaussian(z, torch.zeros_like(z))  # noqa: E731
+
+        def same(z: Tensor) -> DiagonalGaussian:
+            return DiagonalGaussian(z, torch.zeros_like(z))
+
         refuses(ValueError, lambda: Chain(first, [same], [2]), "sizes", "2 blocks")
         refuses(ValueError, lambda: Chain(first, [same], [2, 3]).sample(), "sizes", "[2, 3]")
         chain = Chain(first, [same], [2, 2])

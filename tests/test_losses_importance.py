@@ -348,8 +348,8 @@ class TestBadInput:
         mu, logvar, x = copies(5)
         q = DiagonalGaussian(mu, logvar)
         z = q.rsample()
-        call = lambda: importance_weighted(decode(z), q, prior(), x, z)  # noqa: E731
-        refuses(ValueError, call, "z", "(K, 5, 1)", "(5, 1)", "samples=K")
+        words = ("z", "(K, 5, 1)", "(5, 1)", "samples=K")
+        refuses(ValueError, lambda: importance_weighted(decode(z), q, prior(), x, z), *words)
 
     def test_gradient(self, refuses) -> None:
         mu, logvar, x = copies(5)
@@ -363,8 +363,13 @@ class TestBadInput:
         refuses(ValueError, lambda: call(gradient="dreg", alpha=0.5), "alpha", "0", "0.5")
 
         cut = decode(z.detach(), torch.tensor(W, dtype=f64, requires_grad=True))
-        call_cut = lambda: importance_weighted(cut, q, prior(), x, z, gradient="dreg")  # noqa: E731
-        refuses(ValueError, call_cut, "likelihood", "decoded from z", "without a gradient")
+        refuses(
+            ValueError,
+            lambda: importance_weighted(cut, q, prior(), x, z, gradient="dreg"),
+            "likelihood",
+            "decoded from z",
+            "without a gradient",
+        )
 
         class Hidden(DiagonalGaussian):
             def log_prob(self, value: Tensor) -> Tensor:  # by what no copy gets hold of

@@ -54,8 +54,8 @@ class TestDIP:
                 return "Opaque"
 
         opaque = Opaque(q.batch_shape, q.event_shape, validate_args=False)
-        call = lambda: losses.dip(opaque, within=True)  # noqa: E731
-        refuses(TypeError, call, "distribution", "independent", "Opaque")
+        words = ("distribution", "independent", "Opaque")
+        refuses(TypeError, lambda: losses.dip(opaque, within=True), *words)
 
 
 class TestCodes:

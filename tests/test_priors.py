@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -358,7 +359,7 @@ class TestVampPrior:
 
     def test_an_encoder_without_densities_is_refused(self, refuses) -> None:
         class Point(Distribution):
-            arg_constraints = {}  # noqa: RUF012
+            arg_constraints: ClassVar[dict] = {}
 
             def sample(self, sample_shape=()) -> Tensor:
                 return torch.zeros(*sample_shape, 3, 2)

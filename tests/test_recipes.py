@@ -1,5 +1,6 @@
 import inspect
 import math
+import subprocess
 import sys
 
 import pytest
@@ -43,10 +44,7 @@ MAKERS = {
     "dreg": (lambda: recipes.dreg(BINARY, 3, nets=SMALL), {"samples": 4}),
     "factor_vae": (lambda: recipes.factor_vae(BINARY, 3, nets=SMALL), {}),
     "flow_posterior_vae": (
-        lambda: (
-            pytest.importorskip("zuko")
-            and recipes.flow_posterior_vae(BINARY, 3, context=4, nets=SMALL)
-        ),
+        lambda: recipes.flow_posterior_vae(BINARY, 3, context=4, nets=SMALL),
         {},
     ),
     "flow_prior_vae": (lambda: recipes.flow_prior_vae(BINARY, 3, _flow(), nets=SMALL), {}),
@@ -67,10 +65,7 @@ MAKERS = {
     "vae": (lambda: recipes.vae(BINARY, 3, nets=SMALL), {}),
     "vamp_vae": (lambda: recipes.vamp_vae(BINARY, 3, X[:5], nets=SMALL), {}),
     "vq_vae": (
-        lambda: (
-            pytest.importorskip("vector_quantize_pytorch")
-            and recipes.vq_vae(BINARY, 4, codes=8, variables=2, nets=SMALL)
-        ),
+        lambda: recipes.vq_vae(BINARY, 4, codes=8, variables=2, nets=SMALL),
         {},
     ),
     "wae": (lambda: recipes.wae(BINARY, 3, nets=SMALL), {}),
@@ -184,8 +179,6 @@ class TestCollapse:
 
 
 def test_importing_the_recipes_imports_no_extra() -> None:
-    import subprocess
-
     script = "import sys, vaekit; print([m for m in ('zuko', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -317,7 +317,7 @@ def test_parts_that_return_something_else_are_named(refuses) -> None:
     refuses(TypeError, lambda: vk.Decoder(Pair(), likelihood)(torch.zeros(3, 2)), "net", "tuple")
 
     class Parameters(vk.Encoder):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)
 
     encoder = Parameters(vk.networks.mlp(2, [], 4), vk.GaussianLatent(2))

@@ -303,7 +303,7 @@ def fit(
     by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
-    forward = _forward(model, objective, how, compile)
+    forward, conditional = _forward(model, objective, how, compile), model.takes_context
 
     def measure(step: int) -> dict[str, float] | None:
         if validation is None:
@@ -341,7 +341,7 @@ def fit(
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
-                    context = _context(model, batch, device)
+                    context = _context(conditional, batch, device)
                     try:
                         objective.set_step(step)
                         values = forward(x, target, context)
@@ -431,6 +431,7 @@ def evaluate(
     """
     objective = _check_parts(model, objective)
     device, how = _device(model), _How(_samples(objective, samples), corruption)
+    conditional = model.takes_context
     sums = _Sums()
     devices = [device] if device.type not in ("cpu", "mps") else []
     fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
@@ -445,7 +446,7 @@ def evaluate(
         _seed(device, seed)
         for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
-            out = how(model, batch.x.to(device), _context(model, batch, device))
+            out = how(model, batch.x.to(device), _context(conditional, batch, device))
             loss = objective(out, batch.target.to(device), step)
             numbers = _numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
@@ -723,8 +724,8 @@ def _samples(objective: Objective, samples: int | None) -> int | None:
     return samples
 
 
-def _context(model: VAE, batch: datasets.Batch, device: torch.device) -> Tensor | None:
-    if not model.takes_context:
+def _context(conditional: bool, batch: datasets.Batch, device: torch.device) -> Tensor | None:
+    if not conditional:
         return None
     if batch.y is None:
         what = "batches (x, y), whose y is the context that the model takes"

@@ -312,7 +312,10 @@ class VAE(nn.Module):
         if datasets.is_batch(x):
             z: Tensor = self.encode(x, context).rsample(shape)
             return z
-        draw = lambda *batch: (self.encode(*batch).rsample(shape),)  # noqa: E731
+
+        def draw(*batch: Any) -> tuple[Tensor, ...]:
+            return (self.encode(*batch).rsample(shape),)
+
         (drawn,) = self._over(x, draw, context, len(shape))
         return drawn
 
