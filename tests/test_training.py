@@ -591,3 +591,53 @@ class TestFamily:
         objective = vk.objectives.ImportanceWeighted(groups=4)
         refuses(ValueError, lambda: run(objective=objective, samples=6), "samples", "4", "6")
         run(objective=objective, samples=8, steps=1)
+
+
+class TestLooksAtTheData:
+    @pytest.fixture
+    def looks(self, monkeypatch) -> list[int]:
+        """Count how often a likelihood looks at the data."""
+        found: list[int] = []
+        bernoulli = vk.distributions.IndependentBernoulli
+        own = bernoulli._check_support
+
+        def counting(self, value) -> None:
+            found.append(len(value))
+            own(self, value)
+
+        monkeypatch.setattr(bernoulli, "_check_support", counting)
+        return found
+
+    @pytest.mark.parametrize(
+        ("options", "grey_levels", "times"),
+        [
+            ({"binarize": "threshold"}, False, 1),  # zeros and ones by what they are made of
+            ({"binarize": "dynamic"}, True, 1),
+            ({}, True, 1),  # bytes over 255
+            ({"scale": 100}, True, None),
+            ({"target": torch.full_like(DATA, 0.5)}, True, 4),  # floats, which could be anything
+        ],
+    )
+    def test_once_where_they_lie_in_the_support_for_certain(
+        self, looks, options, grey_levels: bool, times: int | None
+    ) -> None:
+        data = vk.datasets.from_tensors((254 * DATA).to(torch.uint8), **options)
+        model = tiny(likelihood=vk.likelihoods.Bernoulli((1, 8, 8), grey_levels=grey_levels))
+        if times is None:
+            with pytest.raises(ValueError, match=r"x: expected values in \[0, 1\]"):
+                run(model, data=data, epochs=1)
+        else:
+            run(model, data=data, epochs=1)
+            assert len(looks) == times
+
+    def test_at_every_batch_of_floats_and_where_the_support_is_narrower(self, looks) -> None:
+        run(data=DATA, epochs=1)
+        assert len(looks) == 4
+        grey = vk.datasets.from_tensors((254 * DATA).to(torch.uint8))
+        with pytest.raises(ValueError, match="x: expected only zeros and ones"):
+            run(data=grey, epochs=1)
+
+    def test_validation_data_are_looked_at_all_the_same(self, looks) -> None:
+        data = vk.datasets.from_tensors(DATA, binarize="threshold")
+        with pytest.raises(ValueError, match=r"x: expected only zeros and ones, got values from 0"):
+            run(data=data, validation=DATA * 0.5, epochs=1)

@@ -39,6 +39,7 @@ class StandardNormal(nn.Module):
         torch.Size([8, 20])
     """
 
+    takes_context = False
     _zeros: Tensor
 
     def __init__(self, dim: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -202,7 +203,9 @@ def fit(
         objective: What is minimised: ``vk.Reconstruction() + 4 * vk.KL()``.
         data: A data set, a loader, an array, or any iterable of batches ``x``, ``(x, y)`` or of
             mappings with ``x`` (and ``target``, where that differs). A model that takes a context
-            is given ``y``.
+            is given ``y``. Values are held against the likelihood's support at every batch; once,
+            where a `vaekit.datasets.ArrayDataset` of bytes or of binarised values tells by itself
+            that they lie in it.
         epochs: How often to go through the data; give this or ``steps``.
         steps: How many steps to take.
         batch_size: How many elements a batch has, where the data come unbatched.
@@ -303,7 +306,9 @@ def fit(
     by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
-    forward, conditional = _forward(model, objective, how, compile), model.takes_context
+    support = data.support if isinstance(data, datasets.ArrayDataset) else constraints.real
+    forward = _forward(model, objective, how, support, compile)
+    conditional = model.takes_context
 
     def measure(step: int) -> dict[str, float] | None:
         if validation is None:
@@ -341,14 +346,14 @@ def fit(
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
-                    context = _context(conditional, batch, device)
+                    context = _context(batch, device) if conditional else None
                     try:
                         objective.set_step(step)
                         values = forward(x, target, context)
                         total = objective.total(values, step)
-                        numbers = _numbers([total, *values.values()])
+                        names, numbers = ["loss", *values], _numbers([total, *values.values()])
                         if not all(map(math.isfinite, numbers)):
-                            _explain(model, x, target, ["loss", *values], numbers)
+                            _explain(model, x, target, names, numbers)
                     except _checks.NotFiniteError as error:
                         what = str(error)
                         name = what.split(":")[0]
@@ -365,9 +370,9 @@ def fit(
                         inner.step(out, target)
                     if by_step is not None:
                         by_step.step()
-                    rows.add(["loss", *values], numbers, len(x))
+                    rows.add(names, numbers, len(x))
                     step += 1
-                    bar.update(["loss", *values], numbers)
+                    bar.update(names, numbers)
                     done = step == steps
                     if validate_every is not None and step % validate_every == 0:
                         done = rows.close(step, epoch, _part(batch_index, loader)) or done
@@ -446,7 +451,8 @@ def evaluate(
         _seed(device, seed)
         for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
             batch = datasets.unpack(raw, pairs=pairs)
-            out = how(model, batch.x.to(device), _context(conditional, batch, device))
+            context = _context(batch, device) if conditional else None
+            out = how(model, batch.x.to(device), context)
             loss = objective(out, batch.target.to(device), step)
             numbers = _numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
@@ -724,9 +730,7 @@ def _samples(objective: Objective, samples: int | None) -> int | None:
     return samples
 
 
-def _context(conditional: bool, batch: datasets.Batch, device: torch.device) -> Tensor | None:
-    if not conditional:
-        return None
+def _context(batch: datasets.Batch, device: torch.device) -> Tensor:
     if batch.y is None:
         what = "batches (x, y), whose y is the context that the model takes"
         raise ValueError(_checks.expected("data", what, "batches without y"))
@@ -734,13 +738,28 @@ def _context(conditional: bool, batch: datasets.Batch, device: torch.device) -> 
 
 
 def _forward(
-    model: VAE, objective: Objective, how: _How, compiled: bool
+    model: VAE,
+    objective: Objective,
+    how: _How,
+    support: constraints.Constraint,
+    compiled: bool,
 ) -> Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]:
+    known = False
+
     def forward(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
         return objective.values(how(model, x, context), target)
 
+    def looking_once(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+        nonlocal known
+        out = how(model, x, context)
+        if known:
+            out.likelihood._validate_args = False
+        values = objective.values(out, target)
+        known = known or _inside(support, out.likelihood)
+        return values
+
     if not compiled:
-        return forward
+        return looking_once
     fast = torch.compile(forward)
     checked = False
 
@@ -753,6 +772,17 @@ def _forward(
         return fast(x, target, context)
 
     return checked_first
+
+
+def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
+    """Tell whether data of a support need no look, since it lies in the likelihood's."""
+    try:
+        wanted = getattr(likelihood.support, "base_constraint", None)
+    except NotImplementedError:  # not every distribution tells
+        return False
+    if support is constraints.boolean:
+        return wanted in (constraints.boolean, constraints.unit_interval)
+    return support is wanted is constraints.unit_interval
 
 
 def _numbers(scalars: Sequence[Tensor]) -> list[float]:

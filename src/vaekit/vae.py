@@ -128,7 +128,7 @@ class Decoder(nn.Module):
         self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
     ) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
-        if _checks.eager() and z.grad_fn is None:  # the parameters of a draw were looked at
+        if not z.requires_grad and _checks.eager():  # the parameters of a draw were looked at
             _checks.no_nan("z", z)
         flat = z if z.ndim == 2 else z.reshape(-1, z.shape[-1])
         if context is None:
@@ -359,7 +359,8 @@ class VAE(nn.Module):
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         posterior = self.encode(x, context)
         z = posterior.rsample(shape)
-        return VAEOutput(posterior, z, self._decode(z, context), self._ask(self.prior, context))
+        likelihood = self._decode(z, context)
+        return VAEOutput(posterior, z, likelihood, self._ask(self.prior, context))
 
     def reconstruct(
         self, x: Any, context: Shaped[Tensor, "..."] | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -123,6 +124,17 @@ class ArrayDataset(Dataset[Any]):
         return torch.Size(self._x.shape[1:])
 
     @property
+    def support(self) -> constraints.Constraint:
+        """Where values to be reconstructed lie for certain, so that nobody need look at them."""
+        dtype, scale = self._x.dtype, self._scale
+        if self._target is not None:
+            return constraints.real
+        if self.binarize != "none" or (dtype in (torch.bool, np.bool_) and scale == 1):
+            return constraints.boolean
+        in_unit = dtype in (torch.uint8, np.uint8) and scale >= 255
+        return constraints.unit_interval if in_unit else constraints.real
+
+    @property
     def device(self) -> torch.device:
         """Where the data are, and so the batches."""
         return self._x.device if isinstance(self._x, Tensor) else torch.device("cpu")
@@ -227,7 +239,7 @@ class ArrayDataset(Dataset[Any]):
         if self.binarize == "threshold":
             x = (x >= self.threshold).to(self.dtype)
         elif self.binarize == "dynamic":
-            x = x.bernoulli()
+            x = _coins(x)
         if self.labels is None and self._target is None:
             return x
         # Subsets keep their own labels, so labels go by index and arrays by row.
@@ -250,7 +262,7 @@ class ArrayDataset(Dataset[Any]):
         parts = []
         for rows in torch.arange(len(self._x), device=self.device).split(4096):
             x = _floats(_take(self._x, rows), self._scale, self.dtype)
-            parts.append(x.bernoulli(generator=generator).to(torch.uint8))
+            parts.append(_coins(x, generator).to(torch.uint8))
         self._x, self._scale = torch.cat(parts), 1
 
 
@@ -355,3 +367,9 @@ def _floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         values = values.to(dtype)
         return values if scale == 1 else values.div_(scale)
     return values
+
+
+def _coins(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw ones with these probabilities: a comparison is four times as fast as ``bernoulli()``."""
+    uniform = torch.rand(probabilities.shape, generator=generator, device=probabilities.device)
+    return uniform.lt_(probabilities).to(probabilities.dtype)

@@ -93,7 +93,9 @@ class IndependentBernoulli(Checked):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw zeros and ones, of shape ``(*sample_shape, *batch, *event)``."""
-        return self.mean.expand(torch.Size(sample_shape) + self.logits.shape).bernoulli()
+        mean = self.mean.expand(torch.Size(sample_shape) + self.logits.shape)
+        uniform = torch.rand(mean.shape, device=mean.device)
+        return uniform.lt_(mean).to(mean.dtype)  # four times as fast as bernoulli()
 
     def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability in nats; with grey levels, the negative cross-entropy in nats.

@@ -65,6 +65,9 @@ class Objective(nn.Module):
         self.terms = nn.ModuleList(term for term, _ in terms)
         self._pairs = list(terms)
         self._stepping = [term for term, _ in terms if type(term).set_step is not Term.set_step]
+        plain = all(type(term).weights is Term.weights for term, _ in terms)
+        self._constant = plain and not any(callable(weight) for _, weight in terms)
+        self._weights = self._weights_at(0) if self._constant else {}
 
     @property
     def pairs(self) -> "list[tuple[Term, Weight]]":
@@ -77,6 +80,9 @@ class Objective(nn.Module):
         Raises:
             ValueError: If a schedule returns a negative number, or one that is not finite.
         """
+        return dict(self._weights) if self._constant else self._weights_at(step)
+
+    def _weights_at(self, step: int) -> dict[str, float]:
         found = {}
         for term, weight in self._pairs:
             outer = _at(weight, step, term)
@@ -93,15 +99,16 @@ class Objective(nn.Module):
         """Return each named term without its weight, the mean over the batch, in nats."""
         return {
             name: value.mean() if value.ndim else value
-            for term, _ in self.pairs
+            for term, _ in self._pairs
             for name, value in term.values(out, x).items()
         }
 
     def total(self, values: Mapping[str, Tensor], step: int = 0) -> Float[Tensor, ""]:
         """Weigh the named terms and add them up."""
+        weights = self._weights if self._constant else self._weights_at(step)
         weighed = [
             values[name] if weight == 1 else weight * values[name]
-            for name, weight in self.weights(step).items()
+            for name, weight in weights.items()
         ]
         total: Tensor = sum(weighed[1:], weighed[0])
         return total
