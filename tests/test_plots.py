@@ -239,6 +239,14 @@ def test_the_manifold_follows_the_dtype_of_the_model(device: torch.device) -> No
     assert plots.manifold(_model().double().to(device), side=2).has_data()
 
 
+def test_what_is_no_image_is_named_by_where_it_comes_from(refuses: Refuses) -> None:
+    table, rows = _model(event=(6,)), _data(event=(6,))
+    words = ("expected images", "shape (6,)")
+    refuses(ValueError, lambda: plots.reconstructions(table, rows), "data: ", *words)
+    refuses(ValueError, lambda: plots.samples(table, 4), "model: ", *words)
+    refuses(ValueError, lambda: plots.manifold(table, side=2), "model: ", *words)
+
+
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_manifold_has_two_dimensions(dim: int, refuses: Refuses) -> None:
     words = ("model: expected 2 latent dimensions", f"got {dim}", "latent_scatter")

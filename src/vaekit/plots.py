@@ -45,11 +45,11 @@ def images(
         ImportError: If matplotlib is missing.
         ValueError: If there is no picture, or the shape is another one.
     """
-    pictures = pictures.detach().float().cpu()
     pictures = pictures[:, None] if pictures.ndim == 3 else pictures
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not len(pictures):
         what = "shape (n, 1, H, W), (n, 3, H, W) or (n, H, W), n at least 1"
         raise ValueError(_checks.expected("pictures", what, tuple(pictures.shape)))
+    pictures = pictures.detach().float().cpu()
     n, channels, height, width = pictures.shape
     columns = math.isqrt(n - 1) + 1 if columns is None else _checks.positive_int("columns", columns)
     rows = math.ceil(n / columns)
@@ -65,6 +65,14 @@ def images(
     return ax
 
 
+def _check_images(argument: str, pictures: Tensor) -> None:
+    """Name what the pictures come from, where they are none."""
+    if pictures.ndim not in (3, 4) or (pictures.ndim == 4 and pictures.shape[1] not in (1, 3)):
+        what = "images, of shape (1, H, W), (3, H, W) or (H, W)"
+        got = f"elements of shape {tuple(pictures.shape[1:])}"
+        raise ValueError(_checks.expected(argument, what, got))
+
+
 def reconstructions(model: VAE, data: Any, *, n: int = 10, ax: "Axes | None" = None) -> "Axes":
     """Draw originals, and what the model makes of them below.
 
@@ -76,8 +84,12 @@ def reconstructions(model: VAE, data: Any, *, n: int = 10, ax: "Axes | None" = N
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If the data are no images.
     """
     x = _first(data, n).to(next(model.parameters()).device)
+    _check_images("data", x)
     with torch.no_grad(), evaluating(model):
         x_hat = model.reconstruct(x)
     ax = images(torch.cat([x, x_hat]), columns=len(x), ax=ax)
@@ -104,9 +116,13 @@ def samples(
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If the model generates no images.
     """
     with evaluating(model):
         pictures = model.sample(n, temperature, generator)
+    _check_images("model", pictures)
     ax = images(pictures, ax=ax)
     ax.set_title("Decoded from draws of the prior")
     return ax
@@ -124,7 +140,8 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
         The axes, whose ticks are latent coordinates.
 
     Raises:
-        ValueError: If the latent space has another number of dimensions.
+        ValueError: If the latent space has another number of dimensions, or the model generates no
+            images.
 
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, figure 4.
@@ -138,6 +155,7 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
     z = torch.cartesian_prod(at.flip(0), at).flip(1)  # row by row from the top, (z_1, z_2)
     with torch.no_grad(), evaluating(model):
         pictures = model.decode(z.to(next(model.parameters())))
+    _check_images("model", pictures)
     ax = images(pictures, columns=side, ax=ax)
     ax.axis("on")
     height, width = ax.get_images()[0].get_size()
