@@ -641,3 +641,19 @@ class TestLooksAtTheData:
         data = vk.datasets.from_tensors(DATA, binarize="threshold")
         with pytest.raises(ValueError, match=r"x: expected only zeros and ones, got values from 0"):
             run(data=data, validation=DATA * 0.5, epochs=1)
+
+
+def test_a_step_calls_the_model_once_also_where_a_term_trains_itself() -> None:
+    """So statistics of batches move once a step, and the decoder is not run for nothing."""
+    norm = torch.nn.BatchNorm1d(64)
+    model = tiny()
+    model.encoder.net = torch.nn.Sequential(torch.nn.Flatten(), norm, model.encoder.net)
+    decoded = []
+    model.decoder.register_forward_hook(lambda *_: decoded.append(1))
+    discriminator = torch.nn.Linear(2, 1)
+    before = discriminator.weight.clone()
+    term = vk.objectives.AdversarialTotalCorrelation(discriminator)
+    run(model, elbo() + term, steps=3)
+    assert norm.num_batches_tracked == 3
+    assert len(decoded) == 3
+    assert not torch.equal(discriminator.weight, before)

@@ -28,6 +28,7 @@ __all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
 
 Stopped = Literal["finished", "interrupted", "early", "callback"]
 Callback = Callable[["TrainingState"], bool | None]
+_Passed = tuple[dict[str, Tensor], VAEOutput | None]  # the named terms, and what they are made of
 
 
 class NonFiniteLossError(ArithmeticError, ValueError):
@@ -281,7 +282,7 @@ def fit(
     if isinstance(validation, Iterator):
         what = "data that can be gone through again"
         raise TypeError(_checks.expected("validation", what, type(validation).__name__))
-    dtype = _dtype(model)
+    dtype = dtype_of(model)
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
         _check_same_shape(data, validation)
@@ -307,7 +308,7 @@ def fit(
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
     support = data.support if isinstance(data, datasets.ArrayDataset) else constraints.real
-    forward = _forward(model, objective, how, support, compile)
+    forward = _forward(model, objective, how, support, bool(inner.terms), compile)
     conditional = model.takes_context
 
     def measure(step: int) -> dict[str, float] | None:
@@ -349,7 +350,7 @@ def fit(
                     context = _context(batch, device) if conditional else None
                     try:
                         objective.set_step(step)
-                        values = forward(x, target, context)
+                        values, out = forward(x, target, context)
                         total = objective.total(values, step)
                         names, numbers = ["loss", *values], _numbers([total, *values.values()])
                         if not all(map(math.isfinite, numbers)):
@@ -364,9 +365,7 @@ def fit(
                     if clip_grad_norm is not None:
                         nn.utils.clip_grad_norm_(trained, clip_grad_norm)
                     optimizer.step()
-                    if inner.terms:
-                        with torch.no_grad():
-                            out = how(model, x, context)
+                    if out is not None:
                         inner.step(out, target)
                     if by_step is not None:
                         by_step.step()
@@ -435,21 +434,17 @@ def evaluate(
         ValueError: If there are none.
     """
     objective = _check_parts(model, objective)
-    device, how = _device(model), _How(_samples(objective, samples), corruption)
+    how = _How(_samples(objective, samples), corruption)
     conditional = model.takes_context
     sums = _Sums()
-    devices = [device] if device.type not in ("cpu", "mps") else []
-    fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
     graph = any(term.needs_graph for term, _ in objective.pairs)
     with (
-        evaluating(model),
+        measuring(model, seed) as device,
         evaluating(objective),
-        fork,
         torch.set_grad_enabled(graph),
         _dataset_size(objective, datasets.size(data)),
     ):
-        _seed(device, seed)
-        for raw in datasets.loader(data, batch_size, dtype=_dtype(model)):
+        for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
             batch = datasets.unpack(raw, pairs=pairs)
             context = _context(batch, device) if conditional else None
             out = how(model, batch.x.to(device), context)
@@ -459,6 +454,24 @@ def evaluate(
     if not sums.count:
         raise ValueError(_checks.expected("data", "at least one batch", "none"))
     return sums.means()
+
+
+@contextmanager
+def measuring(model: VAE, seed: int) -> Iterator[torch.device]:
+    """Put a model into evaluation mode and seed the draws, and leave both as they were.
+
+    Args:
+        model: The model; its device is what is yielded.
+        seed: Of torch's generators of the processor and of that device.
+    """
+    if not isinstance(model, VAE):
+        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
+    device = _device(model)
+    devices = [device] if device.type not in ("cpu", "mps") else []
+    fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
+    with evaluating(model), fork:
+        _seed(device, seed)
+        yield device
 
 
 class _Sums:
@@ -589,7 +602,7 @@ def _device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def dtype_of(model: nn.Module) -> torch.dtype:
     floats = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(floats, torch.get_default_dtype())
 
@@ -707,7 +720,11 @@ class _Inner:
         return [parameter for parameter in parameters if id(parameter) not in own]
 
     def step(self, out: VAEOutput, x: Tensor) -> None:
-        """Take a step of each, on draws of their own and without a gradient to the model."""
+        """Take a step of each, on draws of their own and without a gradient to the model.
+
+        They are drawn from the posteriors of the step's own pass, so that nothing which moves as
+        the model is called (statistics of batches, a codebook) moves twice.
+        """
         for term, optimizer in self.terms:
             optimizer.zero_grad()
             loss = term.inner_loss(out, x)
@@ -742,28 +759,31 @@ def _forward(
     objective: Objective,
     how: _How,
     support: constraints.Constraint,
+    keeping: bool,
     compiled: bool,
-) -> Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]:
+) -> Callable[[Tensor, Tensor, Tensor | None], _Passed]:
+    """Make the function from a batch to the named terms, and what they were made of if kept."""
     known = False
 
-    def forward(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
-        return objective.values(how(model, x, context), target)
+    def forward(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
+        out = how(model, x, context)
+        return objective.values(out, target), out if keeping else None
 
-    def looking_once(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+    def looking_once(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
         nonlocal known
         out = how(model, x, context)
         if known:
             out.likelihood._validate_args = False
         values = objective.values(out, target)
         known = known or _inside(support, out.likelihood)
-        return values
+        return values, out if keeping else None
 
     if not compiled:
         return looking_once
     fast = torch.compile(forward)
     checked = False
 
-    def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+    def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
         # A compiled graph looks at no values, so the first batch goes through unhurried.
         nonlocal checked
         if not checked:

@@ -168,7 +168,13 @@ class _Batches:
         return map(self._data.gather, rows.split(self._batch_size))
 
 
-def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iterator[Batch]:
+def batches(
+    data: Any,
+    batch_size: int = 512,
+    *,
+    dtype: torch.dtype | None = None,
+    argument: str = "data",
+) -> Iterator[Batch]:
     """Go through the data once, in order.
 
     Raises:
@@ -176,7 +182,7 @@ def batches(data: Any, batch_size: int = 512, *, argument: str = "data") -> Iter
         ValueError: If there are none.
     """
     empty = True
-    for batch in loader(data, batch_size, argument=argument):
+    for batch in loader(data, batch_size, dtype=dtype, argument=argument):
         empty = False
         yield unpack(batch)
     if empty:
