@@ -1,0 +1,875 @@
+r"""How far the dimensions of a code are the factors that the data were made from.
+
+Two kinds of score. Those on ``codes`` and ``factors``, one row for each element, need labelled
+data, and nothing more. The scores of FactorVAE and BetaVAE choose what they look at, and need data
+that can be made to order: a `GroundTruth`.
+
+The forms are those of the study by F. Locatello and others, *Challenging Common Assumptions in the
+Unsupervised Learning of Disentangled Representations*, 2019, whose numbers most papers compare
+with; they are defined on the posterior's mean, 10,000 elements to train on and 5,000 to test on.
+Classifiers are scikit-learn's (``pip install "vaekit[plots]"``), and the scores that they make move
+with its version: state it. A factor of one value tells nothing, and is refused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from vaekit import _checks
+from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.representation import Array, as_points, as_whole_numbers, scikit_learn, split
+
+__all__ = [
+    "DCI",
+    "IRS",
+    "MIG",
+    "SAP",
+    "BetaVAEScore",
+    "Explicitness",
+    "FactorVAEScore",
+    "GroundTruth",
+    "Modularity",
+    "beta_vae_score",
+    "dci",
+    "encode_factors",
+    "explicitness",
+    "factor_vae_score",
+    "irs",
+    "mig",
+    "modularity",
+    "sap",
+]
+
+_CONSTANT = 1e-12  # a variance, or an information in nats, below this is rounding
+
+
+@runtime_checkable
+class GroundTruth(Protocol):
+    """Data that are made to order from factors."""
+
+    @property
+    def factor_sizes(self) -> Sequence[int]:
+        """How many values each factor has."""
+
+    def images(self, indices: Tensor, /) -> Tensor:
+        """Make the data of factor indices ``(n, factors)``."""
+
+
+Representation = Callable[[Tensor], Tensor]
+
+
+class MIG(NamedTuple):
+    """The mutual information gap.
+
+    Attributes:
+        score: The mean over the factors, in [0, 1].
+        by_factor: The gap of each factor, ``(factors,)``.
+        mutual_information: Of each code with each factor, ``(dim, factors)``, in nats.
+        entropy: Of each factor, ``(factors,)``, in nats.
+    """
+
+    score: float
+    by_factor: Tensor
+    mutual_information: Tensor
+    entropy: Tensor
+
+
+class SAP(NamedTuple):
+    """The separated attribute predictability.
+
+    Attributes:
+        score: The mean over the factors, in [0, 1].
+        by_factor: The gap of each factor, ``(factors,)``.
+        predictability: How well each code alone tells each factor, ``(dim, factors)``: test
+            accuracies, or squared correlations.
+        classifier: Which classifier of scikit-learn's it was; None for squared correlations.
+    """
+
+    score: float
+    by_factor: Tensor
+    predictability: Tensor
+    classifier: str | None
+
+
+class DCI(NamedTuple):
+    """Disentanglement, completeness and informativeness.
+
+    Attributes:
+        disentanglement: Whether a code matters to one factor only, in [0, 1].
+        completeness: Whether one code only matters to a factor, in [0, 1].
+        informativeness: How well the codes tell the factors: the mean over the factors of the
+            classifier's score on the test part.
+        importance: Of each code for each factor, ``(dim, factors)``.
+        by_factor: The classifier's score on the test part for each factor, ``(factors,)``.
+        classifier: Which classifier it was.
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: Tensor
+    by_factor: Tensor
+    classifier: str
+
+
+class FactorVAEScore(NamedTuple):
+    """The score of FactorVAE.
+
+    Attributes:
+        score: The share of the test votes that the majority vote got right, with its binomial
+            standard error over them.
+        votes: How often each code had the least variance while each factor was fixed, among the
+            training votes, ``(dim, factors)``.
+        active: Which codes had a vote, ``(dim,)``.
+    """
+
+    score: Mean
+    votes: Tensor
+    active: Tensor
+
+
+class BetaVAEScore(NamedTuple):
+    """The score of beta-VAE.
+
+    Attributes:
+        score: The share of the test votes that the classifier got right, with its binomial
+            standard error over them.
+        train_accuracy: The share of the training votes that it got right.
+        classifier: Which classifier of scikit-learn's it was.
+    """
+
+    score: Mean
+    train_accuracy: float
+    classifier: str
+
+
+class Modularity(NamedTuple):
+    """The modularity.
+
+    Attributes:
+        score: The mean over the codes, in [0, 1].
+        by_code: Of each code, ``(dim,)``; 0 for one that tells of no factor.
+        mutual_information: Of each code with each factor, ``(dim, factors)``, in nats.
+    """
+
+    score: float
+    by_code: Tensor
+    mutual_information: Tensor
+
+
+class Explicitness(NamedTuple):
+    """The explicitness.
+
+    Attributes:
+        score: The mean over the factors of ``by_factor``; 1/2 is chance.
+        by_factor: The mean area under the ROC curve of each factor's values, ``(factors,)``.
+        classifier: Which classifier of scikit-learn's it was.
+    """
+
+    score: float
+    by_factor: Tensor
+    classifier: str
+
+
+class IRS(NamedTuple):
+    """The interventional robustness score.
+
+    Attributes:
+        score: The mean over the codes, weighted by ``deviation``; at most 1.
+        by_code: The robustness of each code, ``(dim,)``; 0 for a constant one.
+        robustness: Of each code to changes of all factors but one, ``(dim, factors)``.
+        deviation: How far each code gets from its mean at most, ``(dim,)``.
+    """
+
+    score: float
+    by_code: Tensor
+    robustness: Tensor
+    deviation: Tensor
+
+
+def mig(
+    codes: Float[Tensor, "n dim"], factors: Shaped[Tensor, "n factors"], *, bins: int = 20
+) -> MIG:
+    r"""Measure whether one code tells more of a factor than any other: the mutual information gap.
+
+    .. math:: \frac{1}{F} \sum_f \frac{1}{H(v_f)}
+              \Bigl(I(z_{j(f)}; v_f) - \max_{j \neq j(f)} I(z_j; v_f)\Bigr), \qquad
+              j(f) = \operatorname{arg\,max}_j I(z_j; v_f)
+
+    Each code is cut into bins of equal width from its least to its greatest value, and entropies
+    and information are those of the counts. So counted, information is too high, by about
+    (bins - 1)(values - 1) / 2N nats for a code that tells nothing; much of that cancels in the gap.
+    A constant code tells nothing.
+
+    Args:
+        codes: The codes, posterior means by custom.
+        factors: A whole number for each element and factor.
+        bins: How many bins each code is cut into.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        ValueError: If there are NaN or infinite values, fewer than two codes, or a factor of one
+            value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+        >>> round(mig(factors.float(), factors).score, 6)
+        1.0
+        >>> factors = torch.cartesian_prod(torch.arange(2), torch.arange(2))
+        >>> rotated = factors.float() @ torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        >>> round(mig(rotated, factors).score, 6)
+        0.0
+
+    References:
+        R. T. Q. Chen, X. Li, R. Grosse and D. Duvenaud, *Isolating Sources of Disentanglement in
+        Variational Autoencoders*, 2018, section 4.
+    """
+    points, values = _checked(codes, factors, least_codes=2)
+    information = _mutual_information(points, values, bins)
+    mutual_info_score = scikit_learn("metrics").mutual_info_score
+    entropy = torch.tensor([mutual_info_score(v, v) for v in values.T], dtype=torch.double)
+    by_factor = _gap(information) / entropy
+    return MIG(float(by_factor.mean()), by_factor, information, entropy)
+
+
+def sap(
+    codes: Float[Tensor, "n dim"],
+    factors: Shaped[Tensor, "n factors"],
+    *,
+    continuous: bool = False,
+    held_out: float = 1 / 3,
+    seed: int = 0,
+) -> SAP:
+    r"""Measure whether one code predicts a factor better than any other.
+
+    .. math:: \frac{1}{F} \sum_f \Bigl(S_{j(f) f} - \max_{j \neq j(f)} S_{j f}\Bigr), \qquad
+              j(f) = \operatorname{arg\,max}_j S_{j f}
+
+    with :math:`S_{j f}` the accuracy, on a test part, of a linear support vector machine that sees
+    code j alone (scikit-learn's ``LinearSVC``, ``C=0.01``, balanced classes); or, for continuous
+    factors, the squared correlation over all elements, 0 for a constant code. The machine depends
+    on the scale of the codes, and a factor of many values is beyond it, as a line divides a single
+    code but once for each value.
+
+    Args:
+        codes: The codes, posterior means by custom.
+        factors: A whole number for each element and factor.
+        continuous: Whether the factors' numbers are quantities.
+        held_out: The share of the elements to test on.
+        seed: Of their choice.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        ValueError: If there are NaN or infinite values, fewer than two codes, too few elements, or
+            a factor of one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+        >>> round(sap(factors.float(), factors, continuous=True).score, 6)
+        1.0
+
+    References:
+        A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
+        Concepts from Unlabeled Observations*, 2018, section 3.
+    """
+    points, values = _checked(codes, factors, least_codes=2)
+    if continuous:
+        name, table = None, _squared_correlation(points, values)
+    else:
+        train, test = _split(values, held_out, seed)
+        machine = scikit_learn("svm").LinearSVC(
+            C=0.01, class_weight="balanced", max_iter=10_000, random_state=seed
+        )
+        points = np.where(points[train].var(0) < _CONSTANT, 0.0, points)  # all constants alike
+        table = np.array(
+            [
+                [
+                    machine.fit(z[train, None], v[train]).score(z[test, None], v[test])
+                    for v in values.T
+                ]
+                for z in points.T
+            ]
+        )
+        name = repr(machine)
+    predictability = torch.from_numpy(table)
+    by_factor = _gap(predictability)
+    return SAP(float(by_factor.mean()), by_factor, predictability, name)
+
+
+def dci(
+    codes: Float[Tensor, "n dim"],
+    factors: Shaped[Tensor, "n factors"],
+    *,
+    classifier: Any = None,
+    held_out: float = 1 / 3,
+    seed: int = 0,
+) -> DCI:
+    r"""Measure disentanglement, completeness and informativeness.
+
+    A classifier for each factor says how much each code matters to it, :math:`R_{jf} \geq 0`. With
+    :math:`p_{jf}` the share of :math:`R_{jf}` in its row, and :math:`c_{jf}` that in its column,
+
+    .. math:: D = \sum_j \rho_j \Bigl(1 + \sum_f p_{jf} \log_F p_{jf}\Bigr), \qquad
+              C = \sum_f \rho_f \Bigl(1 + \sum_j c_{jf} \log_J c_{jf}\Bigr),
+
+    :math:`\rho` being the share of the row or of the column in the whole; 0 where nothing matters.
+    By default the classifier is scikit-learn's ``GradientBoostingClassifier``, as it stands, which
+    takes minutes for 10,000 elements and factors of many values. Other classifiers give other
+    numbers: state which.
+
+    Args:
+        codes: The codes, posterior means by custom.
+        factors: A whole number for each element and factor.
+        classifier: A classifier or regressor in scikit-learn's manner, with
+            ``feature_importances_`` or ``coef_`` (whose absolute values are meant then, their mean
+            over the classes if there are several) once it is fitted. It is copied for each factor.
+        held_out: The share of the elements to test on.
+        seed: Of their choice, and of the default classifier.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        TypeError: If the classifier does not say how much each code matters.
+        ValueError: If there are NaN or infinite values, fewer than two codes or factors, too few
+            elements, or a factor of one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(2), torch.arange(3)).repeat(20, 1)
+        >>> found = dci(factors.float(), factors)
+        >>> round(found.disentanglement, 6), round(found.completeness, 6), found.informativeness
+        (1.0, 1.0, 1.0)
+
+    References:
+        C. Eastwood and C. K. I. Williams, *A Framework for the Quantitative Evaluation of
+        Disentangled Representations*, 2018, section 2.
+    """
+    points, values = _checked(codes, factors, least_codes=2, least_factors=2)
+    train, test = _split(values, held_out, seed)
+    if classifier is None:
+        classifier = scikit_learn("ensemble").GradientBoostingClassifier(random_state=seed)
+    clone = scikit_learn("base").clone
+    importances, scores = [], []
+    for value in values.T:
+        fitted = clone(classifier).fit(points[train], value[train])
+        importances.append(_importance(fitted, points.shape[1]))
+        scores.append(float(fitted.score(points[test], value[test])))
+    importance = torch.from_numpy(np.stack(importances, 1))
+    by_factor = torch.tensor(scores, dtype=torch.double)
+    return DCI(
+        _concentration(importance),
+        _concentration(importance.T),
+        float(by_factor.mean()),
+        importance,
+        by_factor,
+        repr(classifier),
+    )
+
+
+def modularity(
+    codes: Float[Tensor, "n dim"], factors: Shaped[Tensor, "n factors"], *, bins: int = 20
+) -> Modularity:
+    r"""Measure whether a code tells of one factor only.
+
+    .. math:: \frac{1}{J} \sum_j \Bigl(1 - \frac{\sum_{f \neq f(j)} I(z_j; v_f)^2}
+              {(F - 1)\, I(z_j; v_{f(j)})^2}\Bigr), \qquad
+              f(j) = \operatorname{arg\,max}_f I(z_j; v_f)
+
+    with information counted as for `mig`. A code that tells of no factor counts as 0; but counted
+    information is never quite 0, so that a code of noise has some other value.
+
+    Args:
+        codes: As for `mig`.
+        factors: As for `mig`.
+        bins: As for `mig`.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        ValueError: If there are NaN or infinite values, fewer than two factors, or a factor of one
+            value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+        >>> round(modularity(factors.float(), factors).score, 6)
+        1.0
+
+    References:
+        K. Ridgeway and M. C. Mozer, *Learning Deep Disentangled Embeddings With the F-Statistic
+        Loss*, 2018, section 3.
+    """
+    points, values = _checked(codes, factors, least_factors=2)
+    information = _mutual_information(points, values, bins)
+    squares = information.square()
+    most = squares.amax(1)
+    others = (squares.sum(1) - most) / (squares.shape[1] - 1)
+    by_code = torch.where(most > 0, 1 - others / most, 0.0)
+    return Modularity(float(by_code.mean()), by_code, information)
+
+
+def explicitness(
+    codes: Float[Tensor, "n dim"],
+    factors: Shaped[Tensor, "n factors"],
+    *,
+    held_out: float = 1 / 3,
+    seed: int = 0,
+) -> Explicitness:
+    r"""Measure how well a simple classifier of all the codes tells the factors.
+
+    For each factor, multinomial logistic regression (scikit-learn's ``LogisticRegression``, its L2
+    penalty ``C=1``) on codes that are standardised by the training part; for each value of the
+    factor, the area under the ROC curve of its probability on the test part, that value against
+    all others; and the mean over values and factors. Values that all the test part has, or that it
+    or the training part lacks, have no such curve and are left out.
+
+    Args:
+        codes: The codes, posterior means by custom.
+        factors: A whole number for each element and factor.
+        held_out: The share of the elements to test on.
+        seed: Of their choice.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        ValueError: If there are NaN or infinite values, too few elements, or a factor of one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(2), torch.arange(3)).repeat(20, 1)
+        >>> explicitness(factors.float(), factors).score
+        1.0
+
+    References:
+        K. Ridgeway and M. C. Mozer, *Learning Deep Disentangled Embeddings With the F-Statistic
+        Loss*, 2018, section 3.
+    """
+    points, values = _checked(codes, factors)
+    train, test = _split(values, held_out, seed)
+    regression = scikit_learn("linear_model").LogisticRegression(max_iter=10_000)
+    scaler = scikit_learn("preprocessing").StandardScaler().fit(points[train])
+    x, x_test = scaler.transform(points[train]), scaler.transform(points[test])
+    areas = []
+    for index, value in enumerate(values.T):
+        chance = regression.fit(x, value[train]).predict_proba(x_test)
+        is_class = value[test, None] == regression.classes_
+        drawn = is_class.any(0) & ~is_class.all(0)
+        if not drawn.any():
+            what = "a value that part of the elements to test on has"
+            raise ValueError(_checks.expected("factors", what, f"none in column {index}"))
+        score = scikit_learn("metrics").roc_auc_score
+        areas.append(float(score(is_class[:, drawn], chance[:, drawn])))
+    by_factor = torch.tensor(areas, dtype=torch.double)
+    return Explicitness(float(by_factor.mean()), by_factor, repr(regression))
+
+
+def irs(
+    codes: Float[Tensor, "n dim"],
+    factors: Shaped[Tensor, "n factors"],
+    *,
+    quantile: float = 0.99,
+    bins: int = 20,
+) -> IRS:
+    r"""Measure whether a code stays where it is when all factors but one change.
+
+    .. math:: \frac{\sum_j d_j \max_f R_{jf}}{\sum_j d_j}, \qquad
+              R_{jf} = 1 - \frac{1}{d_j V_f} \sum_{v} \operatorname{quantile}_{v_f = v}
+              \bigl|z_j - \mathbb{E}[z_j \mid v_f = v]\bigr|, \qquad
+              d_j = \max |z_j - \mathbb{E} z_j|
+
+    Codes of larger spread count for more. Meant for elements drawn evenly from all combinations of
+    independent factors. 0 if all codes are constant.
+
+    Args:
+        codes: The codes, posterior means by custom.
+        factors: A whole number for each element and factor.
+        quantile: Which quantile stands for the greatest deviation; 1 is the paper's.
+        bins: How many bins of equal width a factor's numbers are cut into, so that one of more
+            values than this is made coarser.
+
+    Shape:
+        ``codes: (N, dim)``, ``factors: (N, factors)``.
+
+    Raises:
+        ValueError: If there are NaN or infinite values, or a factor of one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+        >>> irs(factors.float(), factors).score
+        1.0
+
+    References:
+        R. Suter, D. Miladinovic, B. Schölkopf and S. Bauer, *Robustly Disentangled Causal
+        Mechanisms*, 2019.
+    """
+    points, values = _checked(codes, factors)
+    if _checks.number("quantile", quantile, low=0) > 1:
+        raise ValueError(_checks.expected("quantile", "a number in [0, 1]", quantile))
+    active = points.max(0) > points.min(0)
+    deviation = np.where(active, np.abs(points - points.mean(0)).max(0), 0.0)
+    robustness = np.zeros((points.shape[1], values.shape[1]))
+    for index, value in enumerate(_binned(values, bins).T):
+        greatest = []
+        for one in np.unique(value):
+            same = points[value == one]
+            greatest.append(np.quantile(np.abs(same - same.mean(0)), quantile, axis=0))
+        mean = np.mean(greatest, 0)[active]
+        robustness[active, index] = 1 - mean / deviation[active]
+    by_code = robustness.max(1)
+    score = float(np.average(by_code, weights=deviation)) if active.any() else 0.0
+    return IRS(score, *map(torch.from_numpy, (by_code, robustness, deviation)))
+
+
+def factor_vae_score(
+    data: GroundTruth,
+    representation: Representation,
+    *,
+    train: int = 10_000,
+    test: int = 5_000,
+    batch: int = 64,
+    variance_of: int = 10_000,
+    least_deviation: float = 0.05,
+    chunk: int = 4096,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> FactorVAEScore:
+    r"""Measure whether fixing a factor fixes a code of its own.
+
+    One vote: a batch of data of which one factor is the same and the others are drawn; the code
+    whose variance over the batch, relative to that over all data, is least. The factor that most
+    training votes of a code come from is what the code stands for; the score is how often that is
+    right among the test votes. An unbiased estimate of the accuracy of that majority vote.
+
+    A factor of one value is never the fixed one. If no code is active the score is 0, as the field
+    has it.
+
+    Args:
+        data: What makes data from factors.
+        representation: Makes codes ``(B, dim)`` of data, the posterior's mean by custom
+            (``lambda x: model.encode(x).mean``). It should draw nothing, and see the model in
+            evaluation mode.
+        train: How many votes to train on.
+        test: How many votes to test on.
+        batch: How many elements make a vote.
+        variance_of: How many elements the codes' variances are estimated from.
+        least_deviation: A code whose standard deviation is less has no vote.
+        chunk: About how many elements are made and encoded at once: memory grows with this, and
+            the draws do not depend on it.
+        seed: Of the draws.
+        device: Where the factor indices are handed to ``data.images``.
+
+    Raises:
+        TypeError: If ``data`` is no `GroundTruth`.
+        ValueError: If the codes hold NaN or infinite values, there are fewer than two factors of
+            more than one value, or a number does not fit.
+
+    Example:
+        >>> class Data:
+        ...     factor_sizes = (4, 5)
+        ...     def images(self, indices):
+        ...         return indices.float()
+        >>> factor_vae_score(Data(), lambda x: x, train=100, test=50, batch=8).score.mean
+        1.0
+
+    References:
+        H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, section 4.
+    """
+    sampler = _Sampler(data, representation, chunk, seed, device)
+    sizes = [_at_least_two(name, n) for name, n in (("batch", batch), ("variance_of", variance_of))]
+    _checks.number("least_deviation", least_deviation, low=0)
+    _, everything = sampler.draw(sizes[1])
+    variances = everything.var(0)
+    active = (variances.sqrt() >= least_deviation) & (variances > 0)
+    dim, factors = len(variances), len(sampler.sizes)
+    counts = torch.zeros(dim, factors, dtype=torch.long)
+    if not active.any():
+        return FactorVAEScore(Mean(0.0, 0.0), counts, active)
+
+    def votes(n: int) -> tuple[Tensor, Tensor]:
+        fixed, found = [], []
+        for factor, (codes,) in sampler.votes(n, sizes[0], sets=1):
+            ratio = torch.where(active, codes.var(1) / variances, torch.inf)
+            fixed.append(factor)
+            found.append(ratio.argmin(1))
+        return torch.cat(found), torch.cat(fixed)
+
+    found, fixed = votes(_checks.positive_int("train", train))
+    counts.index_put_((found, fixed), torch.ones_like(found), accumulate=True)
+    stands_for = counts.argmax(1)
+    found, fixed = votes(_at_least_two("test", test))
+    return FactorVAEScore(mean_of(stands_for[found] == fixed), counts, active)
+
+
+def beta_vae_score(
+    data: GroundTruth,
+    representation: Representation,
+    *,
+    train: int = 10_000,
+    test: int = 5_000,
+    batch: int = 64,
+    chunk: int = 4096,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> BetaVAEScore:
+    r"""Measure whether a linear classifier tells which factor a set of pairs has in common.
+
+    .. math:: \frac{1}{L} \sum_{l=1}^{L} |z_l - z'_l|
+
+    over L pairs of data that have one factor in common and are else independent; multinomial
+    logistic regression (scikit-learn's ``LogisticRegression``, its L2 penalty ``C=1``) tells from
+    this which factor it is. Its accuracy on the test part is the score: high for codes that are
+    merely linear in the factors, so a weak criterion. A factor of one value is never the common
+    one.
+
+    Args:
+        data: As for `factor_vae_score`.
+        representation: As for `factor_vae_score`.
+        train: How many sets of pairs to train on.
+        test: How many sets of pairs to test on.
+        batch: L, how many pairs make a set.
+        chunk: As for `factor_vae_score`.
+        seed: As for `factor_vae_score`.
+        device: As for `factor_vae_score`.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        TypeError: If ``data`` is no `GroundTruth`.
+        ValueError: If the codes hold NaN or infinite values, there are fewer than two factors of
+            more than one value, or a number does not fit.
+
+    Example:
+        >>> class Data:
+        ...     factor_sizes = (4, 5)
+        ...     def images(self, indices):
+        ...         return indices.float()
+        >>> beta_vae_score(Data(), lambda x: x, train=100, test=50).score.mean
+        1.0
+
+    References:
+        I. Higgins and others, *beta-VAE: Learning Basic Visual Concepts with a Constrained
+        Variational Framework*, 2017, section 3.
+    """
+    regression = scikit_learn("linear_model").LogisticRegression(max_iter=10_000)
+    sampler = _Sampler(data, representation, chunk, seed, device)
+    pairs = _checks.positive_int("batch", batch)
+
+    def votes(n: int) -> tuple[Array, Array]:
+        common, differences = [], []
+        for factor, (one, other) in sampler.votes(n, pairs, sets=2):
+            common.append(factor)
+            differences.append((one - other).abs().mean(1))
+        return torch.cat(differences).numpy(), torch.cat(common).numpy()
+
+    differences, common = votes(_at_least_two("train", train))
+    if len(np.unique(common)) < 2:
+        what = "enough sets that two factors are among them"
+        raise ValueError(_checks.expected("train", what, train))
+    regression.fit(differences, common)
+    right = float(regression.score(differences, common))
+    differences, common = votes(_at_least_two("test", test))
+    accuracy = mean_of(torch.from_numpy(regression.predict(differences) == common))
+    return BetaVAEScore(accuracy, right, repr(regression))
+
+
+def encode_factors(
+    data: GroundTruth,
+    representation: Representation,
+    n: int = 15_000,
+    *,
+    chunk: int = 4096,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[Float[Tensor, "n dim"], Int[Tensor, "n factors"]]:
+    """Draw factors, make their data, and encode them: what the scores on codes and factors take.
+
+    Args:
+        data: As for `factor_vae_score`.
+        representation: As for `factor_vae_score`.
+        n: How many elements.
+        chunk: As for `factor_vae_score`.
+        seed: As for `factor_vae_score`.
+        device: As for `factor_vae_score`.
+
+    Shape:
+        Returns codes ``(n, dim)`` in double precision, and ``(n, factors)`` indices of the factors
+        of more than one value; others are left out.
+
+    Raises:
+        TypeError: If ``data`` is no `GroundTruth`.
+        ValueError: If the codes hold NaN or infinite values, there are fewer than two factors of
+            more than one value, or a number does not fit.
+
+    Example:
+        >>> class Data:
+        ...     factor_sizes = (1, 4, 5)
+        ...     def images(self, indices):
+        ...         return indices.float()
+        >>> codes, factors = encode_factors(Data(), lambda x: x, n=1000)
+        >>> codes.shape, factors.shape
+        (torch.Size([1000, 3]), torch.Size([1000, 2]))
+    """
+    sampler = _Sampler(data, representation, chunk, seed, device)
+    factors, codes = sampler.draw(_checks.positive_int("n", n))
+    return codes, factors[:, sampler.open]
+
+
+class _Sampler:
+    """Draws factors and encodes the data that are made from them, a chunk at a time."""
+
+    def __init__(
+        self,
+        data: GroundTruth,
+        representation: Representation,
+        chunk: int,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        if not isinstance(data, GroundTruth):
+            what = "data with factor_sizes and images(indices)"
+            raise TypeError(_checks.expected("data", what, type(data).__name__))
+        self.data, self.representation, self.device = data, representation, device
+        self.chunk = _checks.positive_int("chunk", chunk)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.sizes = [_checks.positive_int("factor_sizes", size) for size in data.factor_sizes]
+        self.open = torch.tensor([i for i, size in enumerate(self.sizes) if size > 1])
+        if len(self.open) < 2:
+            what = "at least two factors of more than one value"
+            raise ValueError(_checks.expected("data", what, f"factor_sizes {tuple(self.sizes)}"))
+
+    def factors(self, n: int) -> Tensor:
+        draws = [torch.randint(size, (n,), generator=self.generator) for size in self.sizes]
+        return torch.stack(draws, 1)
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Draw factors ``(n, factors)`` and encode their data to ``(n, dim)``."""
+        factors = self.factors(n)
+        return factors, torch.cat([self.encode(part) for part in factors.split(self.chunk)])
+
+    def votes(self, n: int, batch: int, sets: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield a factor for each vote, ``(m,)``, and sets of codes ``(m, batch, dim)``.
+
+        Of one set, all elements of a vote have that factor in common; of two, each pair has.
+        """
+        choice = self.open[torch.randint(len(self.open), (n,), generator=self.generator)]
+        drawn = self.factors(n * batch * sets).unflatten(0, (sets, n, batch))
+        index = choice[:, None, None].expand(n, batch, 1)
+        common = drawn[0].gather(2, index)
+        if sets == 1:
+            common = common[:, :1].expand_as(common)
+        made = drawn.scatter(3, index.expand(sets, -1, -1, -1), common.expand(sets, -1, -1, -1))
+        many = max(1, self.chunk // batch)
+        for factor, part in zip(choice.split(many), made.split(many, 1), strict=True):
+            shape = part.shape[1:3]
+            yield factor, [self.encode(one.flatten(0, 1)).unflatten(0, shape) for one in part]
+
+    @torch.no_grad()
+    def encode(self, factors: Tensor) -> Tensor:
+        codes = self.representation(self.data.images(factors.to(self.device)))
+        if not isinstance(codes, Tensor) or codes.ndim != 2 or len(codes) != len(factors):
+            got = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
+            what = f"codes of shape ({len(factors)}, dim)"
+            raise ValueError(_checks.expected("representation", what, got))
+        return torch.from_numpy(as_points("representation", codes))
+
+
+def _checked(
+    codes: Tensor, factors: Tensor, *, least_codes: int = 1, least_factors: int = 1
+) -> tuple[Array, Array]:
+    points, values = as_points("codes", codes), as_whole_numbers("factors", factors)
+    if values.ndim != 2 or len(values) != len(points):
+        what = f"shape ({len(points)}, factors), a row for each code"
+        raise ValueError(_checks.expected("factors", what, values.shape))
+    for argument, table, least in (
+        ("codes", points, least_codes),
+        ("factors", values, least_factors),
+    ):
+        if table.shape[1] < least:
+            what = f"at least {least} columns"
+            raise ValueError(_checks.expected(argument, what, table.shape[1]))
+    _vary(values)
+    return points, values
+
+
+def _vary(values: Array, among: str = "") -> None:
+    constant = np.flatnonzero(values.min(0) == values.max(0)).tolist()
+    if constant:
+        what = f"at least two values in every column{among}"
+        raise ValueError(
+            _checks.expected(
+                "factors", what, f"one in column {constant}", "Leave such factors out."
+            )
+        )
+
+
+def _split(values: Array, held_out: float, seed: int) -> tuple[Array, Array]:
+    train, test = split(len(values), held_out, seed)
+    _vary(values[train], f" among the {len(train)} elements to train on")
+    return train, test
+
+
+def _at_least_two(argument: str, value: int) -> int:
+    if _checks.positive_int(argument, value) < 2:
+        raise ValueError(_checks.expected(argument, "at least 2", value))
+    return value
+
+
+def _binned(values: Array, bins: int) -> Array:
+    """Cut each column into bins of equal width from its least to its greatest value."""
+    _checks.positive_int("bins", bins)
+    edges = np.linspace(values.min(0), values.max(0), bins + 1)[1:-1]
+    return np.stack([np.digitize(*column) for column in zip(values.T, edges.T, strict=True)], 1)
+
+
+def _mutual_information(points: Array, values: Array, bins: int) -> Tensor:
+    mutual_info_score = scikit_learn("metrics").mutual_info_score
+    pairs = [[mutual_info_score(v, z) for v in values.T] for z in _binned(points, bins).T]
+    information = torch.tensor(pairs, dtype=torch.double)
+    return torch.where(information < _CONSTANT, 0.0, information)
+
+
+def _squared_correlation(points: Array, values: Array) -> Array:
+    z, v = points - points.mean(0), values - values.mean(0)
+    variance = z.var(0, ddof=1)
+    covariance = z.T @ v / (len(z) - 1)
+    squares: Array = covariance**2 / np.outer(np.where(variance > 0, variance, 1), v.var(0, ddof=1))
+    squares[variance <= _CONSTANT] = 0
+    return squares
+
+
+def _importance(fitted: Any, dim: int) -> Array:
+    for name in ("feature_importances_", "coef_"):
+        if hasattr(fitted, name):
+            importance: Array = np.abs(getattr(fitted, name)).reshape(-1, dim).mean(0)
+            return importance
+    what = "one with feature_importances_ or coef_ once it is fitted"
+    raise TypeError(_checks.expected("classifier", what, repr(fitted)))
+
+
+def _concentration(importance: Tensor) -> float:
+    """Return one minus the rows' entropies, in base of their length, weighted by their sums."""
+    shares = importance + 1e-11
+    shares = shares / shares.sum(1, keepdim=True)
+    rows = 1 - torch.special.entr(shares).sum(1) / np.log(shares.shape[1])
+    weights = importance.sum(1)
+    whole = weights.sum()
+    return float((rows * weights).sum() / whole) if whole > 0 else 0.0
+
+
+def _gap(table: Tensor) -> Tensor:
+    """Return the greatest of each column less the second greatest."""
+    top = table.topk(2, 0).values
+    gap: Tensor = top[0] - top[1]
+    return gap

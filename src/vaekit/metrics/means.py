@@ -1,0 +1,40 @@
+"""Means over elements, with their standard errors."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Mean", "mean_of"]
+
+
+class Mean(NamedTuple):
+    """A mean over the elements of a data set.
+
+    Attributes:
+        mean: The mean.
+        standard_error: Its standard error over the elements: how far another sample of as many
+            elements would lie from this one. NaN for a single element.
+    """
+
+    mean: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} +- {self.standard_error:.2g}"
+
+
+def mean_of(values: Tensor) -> Mean:
+    """Take the mean over elements, and its standard error, in double precision.
+
+    Shape:
+        ``values: (N,)``.
+
+    Example:
+        >>> import torch
+        >>> mean_of(torch.tensor([1.0, 2.0, 3.0]))
+        Mean(mean=2.0, standard_error=0.5773502691896258)
+    """
+    values = values.double()
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan
+    return Mean(float(values.mean()), error)

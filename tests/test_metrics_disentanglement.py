@@ -1,0 +1,607 @@
+"""Scores of disentanglement, on codes whose score is known: perfect, rotated, constant, noise."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gaussians import seeds
+from hypothesis import given, settings
+from torch import Tensor
+
+from vaekit.metrics import disentanglement as metrics
+from vaekit.metrics.representation import split
+
+sklearn = pytest.importorskip("sklearn")
+from sklearn import linear_model, neighbors  # noqa: E402
+
+Refuses = Callable[..., Exception]
+ROTATION = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+ON_CODES: dict[str, Callable[..., Any]] = {
+    "mig": metrics.mig,
+    "sap": metrics.sap,
+    "sap of quantities": lambda *args, **kwargs: metrics.sap(*args, continuous=True, **kwargs),
+    "dci": metrics.dci,
+    "modularity": metrics.modularity,
+    "explicitness": metrics.explicitness,
+    "irs": metrics.irs,
+}
+SPLITTING = ("sap", "dci", "explicitness")
+
+
+def grid(*sizes: int, times: int = 1) -> Tensor:
+    """All combinations of factors, so that they are exactly independent."""
+    return torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes)).repeat(times, 1)
+
+
+def independent(n: int, *sizes: int, dim: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Codes and factors that know nothing of each other."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.rand(n, dim, generator=generator, dtype=torch.double)
+    factors = [torch.randint(size, (n,), generator=generator) for size in sizes]
+    return codes, torch.stack(factors, 1)
+
+
+def binary_entropy(p: float) -> float:
+    return -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
+
+
+class Made:
+    """Data that are their own factors."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.factor_sizes = sizes
+
+    def images(self, indices: Tensor) -> Tensor:
+        return indices.double()
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def noise(dim: int) -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return lambda x: torch.randn(len(x), dim, generator=generator)
+
+
+# Mutual information gap
+
+
+def test_mig_of_perfect_codes_is_one() -> None:
+    factors = grid(2, 3, 5)
+    found = metrics.mig(factors.double(), factors)
+    entropy = torch.tensor([2.0, 3.0, 5.0]).double().log()
+    torch.testing.assert_close(found.entropy, entropy)
+    torch.testing.assert_close(found.mutual_information, entropy.diag())
+    torch.testing.assert_close(found.by_factor, torch.ones(3).double())
+    assert found.score == pytest.approx(1, abs=1e-12)
+
+
+def test_mig_of_rotated_codes_is_none() -> None:
+    factors = grid(2, 2)
+    found = metrics.mig(factors.float() @ ROTATION, factors)
+    half = 0.5 * math.log(2)  # of a + b, which is 0, 1, 1 or 2, one learns a half of the time
+    torch.testing.assert_close(found.mutual_information, torch.full((2, 2), half).double())
+    assert found.score == pytest.approx(0, abs=1e-12)
+
+
+def test_mig_of_half_mixed_codes_is_a_half() -> None:
+    factors = grid(2, 2)
+    codes = torch.stack([factors[:, 0], factors.sum(1)], 1).float()
+    found = metrics.mig(codes, factors)
+    torch.testing.assert_close(found.by_factor, torch.tensor([0.5, 0.5]).double())
+
+
+def test_mig_of_a_code_that_stands_twice_is_none() -> None:
+    factors = grid(4, times=5)
+    assert metrics.mig(factors.float().repeat(1, 2), factors).score == 0
+
+
+def test_mig_counts_in_bins_of_equal_width() -> None:
+    factors = grid(40, times=2)
+    codes = torch.cat([factors.float(), torch.zeros(len(factors), 1)], 1)
+    for bins in (20, 40):
+        found = metrics.mig(codes, factors, bins=bins)
+        assert found.mutual_information[0].item() == pytest.approx(math.log(bins))
+        assert found.score == pytest.approx(math.log(bins) / math.log(40))
+
+
+def test_information_that_is_counted_is_too_high_by_what_is_said() -> None:
+    n, sizes, dim = 20_000, (3, 5), 4
+    codes, factors = independent(n, *sizes, dim=dim)
+    found = metrics.mig(codes, factors)
+    freedom = torch.tensor([19.0 * (size - 1) for size in sizes]).double()
+    # 2 N times each is chi-squared of that many degrees of freedom (the G-test).
+    z = (2 * n * found.mutual_information - freedom) / (2 * freedom).sqrt()
+    assert z.abs().max() < 4
+    assert abs(z.sum().item()) / math.sqrt(z.numel()) < 4
+    assert found.score < 2 * 19 / n  # the gap has hardly any of it
+
+
+@given(seeds)
+def test_mig_does_not_mind_order_and_lies_in_the_unit_interval(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randn(60, 3, generator=generator)
+    factors = grid(3, 4, times=5)
+    found = metrics.mig(codes, factors)
+    rows = torch.randperm(60, generator=generator)
+    turned = metrics.mig(4 * codes[rows].flip(1), factors[rows].flip(1))
+    assert 0 <= found.score <= 1
+    assert turned.score == pytest.approx(found.score, abs=1e-12)
+    table = turned.mutual_information.flip(0, 1)
+    torch.testing.assert_close(table, found.mutual_information, rtol=0, atol=1e-12)
+
+
+# Separated attribute predictability
+
+
+def test_sap_of_quantities_is_the_gap_of_squared_correlations() -> None:
+    factors = grid(3, 3)
+    perfect = metrics.sap(factors.float(), factors, continuous=True)
+    torch.testing.assert_close(perfect.predictability, torch.eye(2).double())
+    assert perfect.score == pytest.approx(1)
+    assert perfect.classifier is None
+    rotated = metrics.sap(factors.float() @ ROTATION, factors, continuous=True)
+    torch.testing.assert_close(rotated.predictability, torch.full((2, 2), 0.5).double())
+    assert rotated.score == pytest.approx(0, abs=1e-12)
+    codes = torch.stack([factors[:, 0], factors.sum(1)], 1).float()
+    assert metrics.sap(codes, factors, continuous=True).score == pytest.approx(0.5)
+
+
+def test_sap_of_perfect_codes_lacks_chance_only() -> None:
+    factors = grid(2, 2, times=300)
+    found = metrics.sap(2 * factors.double() - 1, factors)
+    assert found.predictability.diag().tolist() == [1, 1]
+    other = found.predictability[[0, 1], [1, 0]]
+    assert ((other - 0.5).abs() < 4 * 0.5 / 400**0.5).all()  # 400 to test on, a coin each
+    torch.testing.assert_close(found.by_factor, 1 - other.flip(0))
+    assert found.score == pytest.approx(found.by_factor.mean().item())
+    assert found.classifier == (
+        "LinearSVC(C=0.01, class_weight='balanced', max_iter=10000, random_state=0)"
+    )
+
+
+def test_sap_weighs_rare_values_as_much_as_common_ones() -> None:
+    rows = [(1.0, 1)] * 100 + [(1.0, 0)] * 270 + [(-1.0, 0)] * 630
+    code, factor = (torch.tensor(column) for column in zip(*rows, strict=True))
+    found = metrics.sap(torch.stack([code, torch.zeros(1000)], 1), factor[:, None])
+    # 1 is likelier than not where the code is 1, once both values are made as common.
+    _, test = split(1000, 1 / 3, 0)
+    right = ((code > 0) == factor)[test].double().mean()
+    assert found.predictability[0].item() == right.item()
+
+
+def test_sap_is_reproducible_to_the_digit_and_follows_the_seed() -> None:
+    codes, factors = independent(200, 3, 4, dim=3)
+    first, again = (metrics.sap(codes, factors, seed=4) for _ in range(2))
+    assert torch.equal(first.predictability, again.predictability)
+    other = metrics.sap(codes, factors, seed=5)
+    assert not torch.equal(first.predictability, other.predictability)
+
+
+# Disentanglement, completeness, informativeness
+
+
+def test_dci_of_perfect_codes_is_one() -> None:
+    factors = grid(2, 3, times=30)
+    found = metrics.dci(factors.double(), factors)
+    torch.testing.assert_close(found.importance, torch.eye(2).double())
+    assert found.disentanglement == pytest.approx(1, abs=1e-8)
+    assert found.completeness == pytest.approx(1, abs=1e-8)
+    assert found.by_factor.tolist() == [1, 1]
+    assert found.classifier == "GradientBoostingClassifier(random_state=0)"
+
+
+def test_dci_of_known_importances() -> None:
+    factors = grid(4, 5, times=3)
+    mixing = torch.tensor([[3.0, -1.0], [0.0, 2.0]]).double()
+    codes = factors.double() @ mixing.inverse()  # so that factors = codes @ mixing
+    found = metrics.dci(codes, factors, classifier=linear_model.LinearRegression())
+    torch.testing.assert_close(found.importance, mixing.abs())
+    disentanglement = 4 / 6 * (1 - binary_entropy(1 / 4)) + 2 / 6
+    completeness = 3 / 6 + 3 / 6 * (1 - binary_entropy(1 / 3))
+    assert found.disentanglement == pytest.approx(disentanglement, abs=1e-8)
+    assert found.completeness == pytest.approx(completeness, abs=1e-8)
+    assert found.informativeness == pytest.approx(1)
+    assert found.classifier == "LinearRegression()"
+
+
+def test_entropies_are_in_base_of_factors_and_of_codes() -> None:
+    factors = grid(4, 5, times=3)
+    # Three codes, each a copy of the sum: the regression gives a third to each.
+    codes = factors.sum(1, keepdim=True).double().repeat(1, 3)
+    found = metrics.dci(codes, factors, classifier=linear_model.LinearRegression())
+    assert found.completeness == pytest.approx(0, abs=1e-8)
+    shares = found.importance[0] / found.importance[0].sum()
+    assert found.disentanglement == pytest.approx(1 - binary_entropy(shares[0].item()), abs=1e-8)
+
+
+def test_dci_of_rotated_codes_is_informative_only() -> None:
+    factors = grid(4, 4, times=3)
+    codes = factors.double() @ ROTATION.double()
+    found = metrics.dci(codes, factors, classifier=linear_model.LinearRegression())
+    scores = (found.disentanglement, found.completeness, found.informativeness)
+    assert scores == pytest.approx((0, 0, 1), abs=1e-8)
+
+
+def test_dci_of_noise_is_at_chance() -> None:
+    codes, factors = independent(1200, 2, 2)
+    found = metrics.dci(codes, factors)
+    # The factor is a coin that no classifier sees: 400 tosses for each.
+    assert ((found.by_factor - 0.5).abs() < 4 * 0.5 / 400**0.5).all()
+    assert found.informativeness == pytest.approx(found.by_factor.mean().item())
+    assert torch.equal(metrics.dci(codes, factors).importance, found.importance)
+
+
+def test_dci_of_a_classifier_with_coefficients_of_each_class() -> None:
+    factors = grid(3, 3, times=8)
+    codes = torch.cat([factors.double(), torch.zeros(len(factors), 1)], 1)
+    found = metrics.dci(codes, factors, classifier=linear_model.LogisticRegression())
+    assert found.importance.shape == (3, 2)
+    assert found.importance[2].tolist() == [0, 0]
+    assert (found.importance[:2].argmax(0) == torch.arange(2)).all()
+
+
+def test_dci_needs_a_classifier_that_says_what_matters(refuses: Refuses) -> None:
+    factors = grid(3, 3, times=8)
+    nearest = neighbors.KNeighborsClassifier()
+    call = lambda: metrics.dci(factors.float(), factors, classifier=nearest)  # noqa: E731
+    refuses(TypeError, call, "classifier", "feature_importances_", "KNeighborsClassifier()")
+
+
+# Modularity and explicitness
+
+
+def test_modularity_of_known_codes() -> None:
+    factors = grid(2, 2)
+    assert metrics.modularity(factors.float(), factors).score == pytest.approx(1)
+    rotated = metrics.modularity(factors.float() @ ROTATION, factors)
+    assert rotated.score == pytest.approx(0, abs=1e-12)
+    codes = torch.stack([factors[:, 0], factors.sum(1)], 1).float()
+    found = metrics.modularity(codes, factors)
+    torch.testing.assert_close(found.by_code, torch.tensor([1.0, 0.0]).double())
+    three = grid(2, 2, 2)
+    sum_of_two = three[:, :2].sum(1, keepdim=True).float()  # one other of two
+    assert metrics.modularity(sum_of_two, three).score == pytest.approx(0.5)
+
+
+def test_modularity_of_a_code_that_is_exactly_independent_is_none() -> None:
+    hidden = grid(7, 3, 4)
+    found = metrics.modularity(hidden[:, :1].float(), hidden[:, 1:])
+    assert found.by_code.tolist() == [0]
+    assert found.mutual_information.tolist() == [[0, 0]]
+
+
+def test_explicitness_of_perfect_codes_is_one_and_of_constant_ones_a_half() -> None:
+    factors = grid(2, 3, times=20)
+    perfect = metrics.explicitness(factors.double(), factors)
+    assert perfect.by_factor.tolist() == [1, 1]
+    assert perfect.classifier == "LogisticRegression(max_iter=10000)"
+    rotated = metrics.explicitness(factors.double() @ ROTATION.double(), factors)
+    assert rotated.score == 1  # an inverse mixing is linear
+    constant = metrics.explicitness(torch.full((120, 2), 3.0), factors)
+    assert constant.by_factor.tolist() == [0.5, 0.5]
+
+
+def test_explicitness_of_noise_is_a_half() -> None:
+    codes, factors = independent(3000, 2, dim=1)
+    found = metrics.explicitness(codes, factors)
+    _, test = split(3000, 1 / 3, 0)
+    ones = int(factors[test].sum())
+    # The area is the Mann-Whitney statistic, whose variance is known.
+    error = math.sqrt((1000 + 1) / (12 * ones * (1000 - ones)))
+    assert abs(found.score - 0.5) < 4 * error
+
+
+def test_explicitness_leaves_out_values_that_one_part_lacks() -> None:
+    factors = grid(2, times=30)
+    factors[0] = 2  # once
+    for seed in range(20):
+        train, test = split(60, 1 / 3, seed)
+        found = metrics.explicitness(factors.double().abs(), factors, seed=seed)
+        assert (0 in train) != (0 in test)
+        assert 0.5 < found.score <= 1
+    assert {0 in split(60, 1 / 3, seed)[1] for seed in range(20)} == {True, False}
+
+
+# Interventional robustness
+
+
+def test_irs_of_perfect_codes_is_one_and_of_rotated_ones_a_half() -> None:
+    factors = grid(4, 5)
+    found = metrics.irs(factors.float(), factors)
+    assert found.score == 1
+    torch.testing.assert_close(found.deviation, torch.tensor([1.5, 2.0]).double())
+    signs = grid(2, 2)
+    rotated = metrics.irs((2 * signs - 1).float() @ ROTATION, signs)  # +-1 about the mean, of +-2
+    torch.testing.assert_close(rotated.robustness, torch.full((2, 2), 0.5).double())
+    assert rotated.score == pytest.approx(0.5)
+
+
+def test_irs_makes_factors_of_many_values_coarser() -> None:
+    factors = grid(40)
+    assert metrics.irs(factors.float(), factors).score == pytest.approx(1 - 0.5 / 19.5)
+    assert metrics.irs(factors.float(), factors, bins=40).score == 1
+
+
+def test_irs_of_what_the_factors_do_not_touch_is_none_and_spread_weighs() -> None:
+    hidden = grid(4, 4)
+    codes = hidden * torch.tensor([10.0, 1.0])
+    found = metrics.irs(codes, hidden[:, :1], quantile=1)
+    torch.testing.assert_close(found.robustness, torch.tensor([[1.0], [0.0]]).double())
+    assert found.score == pytest.approx(15 / 16.5)
+
+
+def test_irs_takes_the_quantile_of_deviations() -> None:
+    hidden = grid(101, 2)  # deviations of 0, and twice each of 1 to 50, in either half
+    found = metrics.irs(hidden[:, :1].float(), hidden[:, 1:], quantile=0.5)
+    assert found.score == pytest.approx(1 - 25 / 50)
+
+
+# What all scores on codes share
+
+
+@pytest.mark.parametrize("name", ON_CODES)
+def test_constant_codes_have_a_score(name: str) -> None:
+    factors = grid(3, 4, times=10)
+    codes = torch.tensor([0.1, -3.0, 0.0]).expand(120, 3)
+    found = ON_CODES[name](codes, factors)
+    known = {"dci": (0, 0), "explicitness": (0.5,)}.get(name, (0,))
+    assert tuple(found[: len(known)]) == known
+    if name == "dci":
+        train, test = split(120, 1 / 3, 0)
+        share = [(v[test] == v[train].mode().values).double().mean() for v in factors.T]
+        torch.testing.assert_close(found.by_factor, torch.stack(share))
+
+
+@pytest.mark.parametrize("name", ON_CODES)
+def test_one_constant_code_among_others_makes_no_nan(name: str) -> None:
+    codes, factors = independent(120, 3, 4)
+    codes = torch.cat([codes, torch.full((120, 1), 0.1).double()], 1)
+    for part in ON_CODES[name](codes, factors):
+        if isinstance(part, float | Tensor):
+            assert torch.as_tensor(part).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ON_CODES)
+def test_the_same_call_gives_the_same_digits_wherever_codes_are(
+    name: str, device: torch.device
+) -> None:
+    codes, factors = independent(120, 3, 4, dim=3)
+    codes = codes.float()
+    before = torch.get_rng_state()
+    first = ON_CODES[name](codes, factors)
+    again = ON_CODES[name](codes.to(device).requires_grad_(), factors.to(device).float())
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+@pytest.mark.parametrize("name", ON_CODES)
+def test_what_cannot_be_scored_is_refused_in_one_sentence(name: str, refuses: Refuses) -> None:
+    score = ON_CODES[name]
+    codes, factors = independent(60, 3, 4)
+
+    def with_(place: tuple[int, int], value: float) -> Tensor:
+        changed = codes.clone()
+        changed[place] = value
+        return changed
+
+    refuses(ValueError, lambda: score(with_((3, 1), math.nan), factors), "codes", "1 NaN")
+    refuses(ValueError, lambda: score(with_((3, 1), math.inf), factors), "codes", "1 infinite")
+    refuses(ValueError, lambda: score(codes[0], factors), "codes", "(N, dim)", "(2,)")
+    refuses(ValueError, lambda: score(codes[:0], factors[:0]), "codes", "(0, 2)")
+    refuses(ValueError, lambda: score(codes, factors[:-1]), "factors", "(60, factors)", "(59, 2)")
+    refuses(ValueError, lambda: score(codes, factors[:, 0]), "factors", "(60,)")
+    refuses(ValueError, lambda: score(codes, factors + 0.5), "factors", "whole numbers")
+    one = torch.stack([factors[:, 0], torch.ones(60, dtype=torch.long)], 1)
+    refuses(ValueError, lambda: score(codes, one), "factors", "two values", "[1]", "out")
+    if name in SPLITTING:
+        few = "held_out", "two elements"
+        refuses(ValueError, lambda: score(codes[:4], grid(2, 2)), *few)
+        refuses(ValueError, lambda: score(codes, factors, held_out=1), "held_out", "0 and 1")
+        rare = torch.zeros(60, 2, dtype=torch.long)
+        rare[split(60, 1 / 3, 0)[1][0]] = 1
+        words = "factors", "among the 40 elements to train on", "[0, 1]"
+        refuses(ValueError, lambda: score(codes, rare), *words)
+
+
+def test_too_few_codes_or_factors_are_refused(refuses: Refuses) -> None:
+    codes, factors = independent(60, 3, 4)
+    for name in ("mig", "sap", "sap of quantities", "dci"):
+        call = lambda name=name: ON_CODES[name](codes[:, :1], factors)  # noqa: E731
+        refuses(ValueError, call, "codes: expected at least 2 columns, got 1")
+    for name in ("dci", "modularity"):
+        call = lambda name=name: ON_CODES[name](codes, factors[:, :1])  # noqa: E731
+        refuses(ValueError, call, "factors: expected at least 2 columns, got 1")
+    refuses(ValueError, lambda: metrics.mig(codes, factors, bins=0), "bins", "0")
+    refuses(ValueError, lambda: metrics.irs(codes, factors, quantile=1.5), "quantile", "1.5")
+
+
+def test_explicitness_needs_two_values_to_test_on(refuses: Refuses) -> None:
+    codes, factors = torch.rand(60, 2), torch.zeros(60, 1, dtype=torch.long)
+    factors[split(60, 1 / 3, 0)[0][0]] = 1
+    refuses(ValueError, lambda: metrics.explicitness(codes, factors), "factors", "column 0")
+
+
+def test_a_factor_of_a_few_elements_makes_no_warning() -> None:
+    codes, factors = independent(12, 2, 2)  # 12 values in 20 bins
+    assert 0 <= metrics.mig(codes, factors).score <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in ON_CODES if name != "irs"])
+def test_without_scikit_learn_the_extra_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    if name == "sap of quantities":
+        pytest.skip("needs none")
+    for module in [module for module in sys.modules if module.split(".")[0] == "sklearn"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    codes, factors = independent(60, 3, 4)
+    words = ("needs scikit-learn", 'pip install "vaekit[plots]"')
+    refuses(ImportError, lambda: ON_CODES[name](codes, factors), *words)
+
+
+# Scores on data that are made to order
+
+
+def test_the_score_of_factor_vae_of_perfect_codes_is_one() -> None:
+    found = metrics.factor_vae_score(Made(3, 4, 5), same, train=300, test=200)
+    assert found.score == (1, 0)
+    assert found.votes.sum() == 300
+    assert torch.equal(found.votes, found.votes.diag().diag())
+    # Which factor is fixed is drawn evenly.
+    assert ((found.votes.diag() - 100) / (300 * 2 / 9) ** 0.5).abs().max() < 4
+
+
+def test_a_vote_is_by_variance_relative_to_that_over_all_data() -> None:
+    draw = noise(2)
+
+    def representation(x: Tensor) -> Tensor:  # the least variance alone is always the second's
+        return x * torch.tensor([100.0, 1.0]) + draw(x) * torch.tensor([5.0, 0.01])
+
+    assert metrics.factor_vae_score(Made(5, 5), representation, train=50, test=100).score.mean == 1
+
+
+def test_the_score_of_factor_vae_of_noise_is_at_chance() -> None:
+    found = metrics.factor_vae_score(
+        Made(3, 4, 5), noise(4), train=300, test=1000, batch=8, variance_of=1000
+    )
+    assert abs(found.score.mean - 1 / 3) < 4 * (2 / 9 / 1000) ** 0.5
+    p = found.score.mean
+    assert found.score.standard_error == pytest.approx((p * (1 - p) / 999) ** 0.5)
+
+
+def test_the_score_of_factor_vae_of_rotated_codes_is_at_chance() -> None:
+    def rotated(x: Tensor) -> Tensor:  # of which both vary alike, whichever factor is fixed
+        return (2 * x - 1) @ ROTATION.to(x)
+
+    found = metrics.factor_vae_score(Made(2, 2), rotated, train=100, test=1000)
+    assert abs(found.score.mean - 1 / 2) < 4 * (1 / 4 / 1000) ** 0.5
+
+
+def test_a_code_that_hardly_varies_has_no_vote_and_a_factor_of_one_value_is_not_asked_for() -> None:
+    def representation(x: Tensor) -> Tensor:
+        return x * torch.tensor([1.0, 1.0, 0.001, 1.0])
+
+    found = metrics.factor_vae_score(Made(1, 3, 3, 3), representation, train=90, test=60)
+    assert found.active.tolist() == [False, True, False, True]
+    assert found.votes[:, 0].tolist() == found.votes[0].tolist() == [0, 0, 0, 0]
+    assert found.votes[2].sum() == 0
+    asked = metrics.factor_vae_score(
+        Made(1, 3, 3, 3), representation, train=90, test=60, least_deviation=0
+    )
+    assert asked.active.tolist() == [False, True, True, True]
+    assert asked.score.mean == 1
+
+
+def test_constant_codes_have_no_score_of_factor_vae() -> None:
+    found = metrics.factor_vae_score(Made(3, 3), lambda x: torch.ones(len(x), 2))
+    assert found.score == (0, 0)
+    assert not found.active.any()
+
+
+def test_the_score_of_beta_vae_of_perfect_codes_is_one() -> None:
+    found = metrics.beta_vae_score(Made(3, 4, 5), same, train=300, test=200)
+    assert found.score == (1, 0)
+    assert found.train_accuracy == 1
+    assert found.classifier == "LogisticRegression(max_iter=10000)"
+
+
+def test_pairs_have_exactly_one_factor_in_common() -> None:
+    drawn: list[Tensor] = []
+
+    class Recording(Made):
+        def images(self, indices: Tensor) -> Tensor:
+            drawn.append(indices)
+            return super().images(indices)
+
+    metrics.beta_vae_score(Recording(1, 30, 30, 30), same, train=50, test=20, chunk=10**6)
+    for one, other in (drawn[:2], drawn[2:]):
+        equal = (one == other).unflatten(0, (-1, 64)).all(1)
+        assert equal.sum(1).tolist() == [2] * len(equal)  # that of one value, and another
+        assert (
+            not (one.unflatten(0, (-1, 64))[:, :1] == one.unflatten(0, (-1, 64)))
+            .all(1)[:, 1:]
+            .any()
+        )
+    assert len(drawn) == 4
+
+
+@pytest.mark.parametrize("code", ["rotated", "constant", "noise"])
+def test_the_score_of_beta_vae_is_at_chance(code: str) -> None:
+    representation = {
+        "rotated": lambda x: x @ ROTATION.to(x),  # differences alike, whichever is in common
+        "constant": lambda x: torch.ones(len(x), 2),
+        "noise": noise(2),
+    }[code]
+    found = metrics.beta_vae_score(Made(2, 2), representation, train=300, test=1000, batch=8)
+    assert abs(found.score.mean - 1 / 2) < 4 * (1 / 4 / 1000) ** 0.5
+
+
+@settings(max_examples=5)
+@given(seeds)
+def test_scores_follow_the_seed_and_not_the_chunk(seed: int) -> None:
+    data, options = Made(3, 4), {"train": 60, "test": 40, "batch": 4, "seed": seed}
+
+    def mixed(x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0] + x[:, 1], x[:, 0] * x[:, 1]], 1)
+
+    before = torch.get_rng_state()
+    one = metrics.factor_vae_score(data, mixed, **options)
+    other = metrics.factor_vae_score(data, mixed, **options, chunk=7)
+    assert one.score == other.score
+    assert torch.equal(one.votes, other.votes)
+    differences = [metrics.beta_vae_score(data, mixed, **options, chunk=n) for n in (7, 4096)]
+    assert differences[0] == differences[1]
+    codes = [metrics.encode_factors(data, mixed, 50, seed=seed, chunk=n)[0] for n in (7, 4096)]
+    assert torch.equal(*codes)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_factors_are_drawn_evenly_and_those_of_one_value_left_out() -> None:
+    codes, factors = metrics.encode_factors(Made(1, 3, 4), same, 6000)
+    assert torch.equal(codes[:, 1:], factors.double())
+    counts = torch.stack([(factors == v).all(1).sum() for v in grid(3, 4)])
+    chi_squared = ((counts - 500).square() / 500).sum().item()
+    assert abs(chi_squared - 11) < 4 * 22**0.5
+    assert metrics.mig(codes, factors).score > 0.99
+
+
+def test_data_made_to_order_are_encoded_on_the_device(device: torch.device) -> None:
+    found = metrics.factor_vae_score(
+        Made(3, 4), lambda x: x.float(), train=20, test=10, device=device
+    )
+    assert found.score.mean == 1
+    assert found.votes.device.type == "cpu"
+
+
+@pytest.mark.parametrize("score", [metrics.factor_vae_score, metrics.beta_vae_score])
+def test_what_cannot_be_made_to_order_is_refused(
+    score: Callable[..., Any], refuses: Refuses
+) -> None:
+    data = Made(3, 4)
+    refuses(TypeError, lambda: score(torch.zeros(3), same), "data", "factor_sizes", "Tensor")
+    refuses(ValueError, lambda: score(Made(1, 4), same), "data", "two factors", "(1, 4)")
+    refuses(ValueError, lambda: score(Made(3, 0), same), "factor_sizes", "0")
+    nan = lambda x: x * math.nan  # noqa: E731
+    refuses(ValueError, lambda: score(data, nan, train=5), "representation", "NaN")
+    refuses(ValueError, lambda: score(data, lambda x: x[:, 0], train=5), "representation", "dim")
+    refuses(ValueError, lambda: score(data, lambda x: 3, train=5), "representation", "int")
+    refuses(ValueError, lambda: score(data, same, train=0), "train", "0")
+    refuses(ValueError, lambda: score(data, same, train=50, test=1), "test", "at least 2")
+    refuses(ValueError, lambda: score(data, same, batch=0), "batch", "0")
+    refuses(ValueError, lambda: score(data, same, chunk=0), "chunk", "0")
+
+
+def test_too_few_votes_are_refused(refuses: Refuses) -> None:
+    data = Made(3, 4)
+    refuses(ValueError, lambda: metrics.factor_vae_score(data, same, batch=1), "batch", "2")
+    call = lambda: metrics.factor_vae_score(data, same, least_deviation=-1)  # noqa: E731
+    refuses(ValueError, call, "least_deviation", "-1")
+    # Two votes are for the same factor at every second seed.
+    call = lambda: [metrics.beta_vae_score(data, same, train=2, test=2, seed=s) for s in range(20)]  # noqa: E731
+    refuses(ValueError, call, "train: expected enough sets")
