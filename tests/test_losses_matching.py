@@ -83,6 +83,8 @@ class TestMMD:
         refuses(ValueError, lambda: RBF(), "bandwidths", "at least one", "none")
         one, many = torch.zeros(1, 2), torch.zeros(5, 2)
         refuses(ValueError, lambda: mmd(one, many), "z", "at least 2", "1 and 5")
+        wide = torch.zeros(5, 4)
+        refuses(ValueError, lambda: mmd(many, wide), "reference", f"{many.shape[1]} dim", "got 4")
         refuses(ValueError, lambda: mmd(many, one), "z", "at least 2", "5 and 1")
 
 

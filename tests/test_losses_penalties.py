@@ -167,7 +167,10 @@ class TestRates:
         kl = torch.ones(4, 3)
         refuses(ValueError, lambda: losses.free_bits(kl, -1.0), "floor", "at least 0", "-1")
         refuses(ValueError, lambda: losses.free_bits(kl, 1.0, [2, 2]), "groups", "3", "[2, 2]")
+        refuses(ValueError, lambda: losses.free_bits(kl, 1.0, [4, -1]), "groups", "above 0", "-1")
         refuses(ValueError, lambda: losses.balanced_kl(kl, [5]), "groups", "3", "[5]")
+        refuses(ValueError, lambda: losses.capacity(kl, -1.0), "target", "at least 0", "-1")
+        refuses(ValueError, lambda: vk.objectives.FreeBits(0.5, [0, 4]), "groups", "above 0", "0")
 
 
 @given(seed=seeds)

@@ -110,7 +110,7 @@ def mmd(
         ``B * B + B * M + M * M`` values, for each bandwidth while gradients are recorded.
 
     Raises:
-        ValueError: If there are fewer than two draws of either.
+        ValueError: If there are fewer than two draws of either, or they differ in dimensions.
 
     Example:
         >>> z = torch.tensor([[0.0], [1.0]])
@@ -125,6 +125,9 @@ def mmd(
     if min(len(z), len(reference)) < 2:
         what = "at least 2 draws of each"
         raise ValueError(_checks.expected("z", what, f"{len(z)} and {len(reference)}"))
+    if z.shape[-1] != reference.shape[-1]:
+        what = f"{z.shape[-1]} dimensions, as z has"
+        raise ValueError(_checks.expected("reference", what, reference.shape[-1]))
     kernel = kernel or InverseMultiquadric.of_dim(z.shape[-1])
     own = _mean_off_diagonal(kernel(_squared_distance(z, z)))
     others = _mean_off_diagonal(kernel(_squared_distance(reference, reference)))

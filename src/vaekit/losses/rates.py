@@ -78,6 +78,9 @@ def capacity(
     Shape:
         ``kl: (B,)``, returns ``(B,)``. In nats.
 
+    Raises:
+        ValueError: If ``target`` is a negative number, which no KL can have.
+
     Example:
         >>> capacity(torch.tensor([1.0, 5.0]), 4.0)
         tensor([3., 1.])
@@ -85,6 +88,8 @@ def capacity(
     References:
         C. P. Burgess et al., *Understanding Disentangling in beta-VAE*, 2018, equation 8.
     """
+    if not isinstance(target, Tensor):
+        target = _checks.number("target", target, low=0)
     return (kl - target).abs()
 
 
@@ -107,7 +112,8 @@ def free_bits(
         ``kl: (B, dim)``, returns a scalar. In nats.
 
     Raises:
-        ValueError: If ``floor`` is negative, or the groups do not add up to ``dim``.
+        ValueError: If ``floor`` is negative, a group has no dimension, or the groups do not add up
+            to ``dim``.
 
     Example:
         >>> free_bits(torch.tensor([[0.1, 3.0], [0.3, 1.0]]), floor=0.5)
@@ -139,7 +145,7 @@ def balanced_kl(kl: Float[Tensor, "batch dim"], groups: Sequence[int]) -> Float[
         ``kl: (B, dim)``, returns ``(B,)``; the weights are statistics of the batch. In nats.
 
     Raises:
-        ValueError: If the groups do not add up to ``dim``.
+        ValueError: If a group has no dimension, or the groups do not add up to ``dim``.
 
     Example:
         >>> balanced_kl(torch.tensor([[0.99, 2.99]]), groups=[1, 1])
@@ -175,7 +181,8 @@ def _univariate(distribution: Distribution) -> Distribution | None:
 def _grouped(kl: Tensor, groups: Sequence[int] | None) -> Tensor:
     if groups is None:
         return kl
-    if sum(groups) != kl.shape[-1]:
+    sizes = [_checks.positive_int("groups", size) for size in groups]
+    if sum(sizes) != kl.shape[-1]:
         what = f"sizes that add up to {kl.shape[-1]} dimensions"
-        raise ValueError(_checks.expected("groups", what, list(groups)))
-    return torch.stack([part.sum(-1) for part in kl.split(list(groups), -1)], -1)
+        raise ValueError(_checks.expected("groups", what, sizes))
+    return torch.stack([part.sum(-1) for part in kl.split(sizes, -1)], -1)

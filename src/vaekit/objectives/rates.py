@@ -80,7 +80,7 @@ class FreeBits(Term):
         name: What the term is called.
 
     Raises:
-        ValueError: If ``floor`` is not above 0.
+        ValueError: If ``floor`` or the size of a group is not above 0.
 
     Example:
         >>> vk.Reconstruction() + FreeBits(0.5)
@@ -92,6 +92,8 @@ class FreeBits(Term):
     ) -> None:
         super().__init__(name)
         self.floor = _checks.number("floor", floor, above=0)
+        if groups is not None:
+            groups = [_checks.positive_int("groups", size) for size in groups]
         self.groups = groups
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
