@@ -4,7 +4,7 @@ They are plain functions, of a model and data or of tensors, and return plain na
 Likelihoods are in nats.
 """
 
-from vaekit.metrics import disentanglement, generation, likelihood, representation
+from vaekit.metrics import disentanglement, generation, latents, likelihood, representation
 from vaekit.metrics.disentanglement import (
     beta_vae_score,
     dci,
@@ -21,6 +21,7 @@ from vaekit.metrics.generation import (
     kernel_distance,
     precision_recall,
 )
+from vaekit.metrics.latents import active_units, kl_by_dimension
 from vaekit.metrics.likelihood import (
     annealed_importance_sampling,
     bidirectional_monte_carlo,
@@ -38,6 +39,7 @@ from vaekit.metrics.representation import (
 
 __all__ = [
     "Mean",
+    "active_units",
     "annealed_importance_sampling",
     "beta_vae_score",
     "bidirectional_monte_carlo",
@@ -51,6 +53,8 @@ __all__ = [
     "generation",
     "irs",
     "kernel_distance",
+    "kl_by_dimension",
+    "latents",
     "likelihood",
     "linear_probe",
     "mig",

@@ -135,7 +135,7 @@ def negative_log_likelihood(
     _checks.positive_int("chunk", chunk)
     found, effective = [], []
     with measuring(model, seed) as device, torch.no_grad():
-        for x, target, context in _batches(model, data, batch_size, device):
+        for x, target, context in batches_of(model, data, batch_size, device):
             first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
             for count in _chunks(samples, chunk):
                 out = model(x, count, context)
@@ -182,7 +182,7 @@ def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed
     _checks.positive_int("samples", samples)
     distortions, rates = [], []
     with measuring(model, seed) as device, torch.no_grad():
-        for x, target, context in _batches(model, data, batch_size, device):
+        for x, target, context in batches_of(model, data, batch_size, device):
             out = model(x, samples, context)
             distortions.append(losses.reconstruction(out.likelihood, target).mean(0).cpu())
             rates.append(losses.kl_divergence(out.posterior, out.prior, z=out.z).cpu())
@@ -283,7 +283,7 @@ def annealed_importance_sampling(
     _checks.positive_int("chains", chains)
     found, effective = [], []
     with measuring(model, seed) as device:
-        for _, target, context in _batches(model, data, batch_size, device):
+        for _, target, context in batches_of(model, data, batch_size, device):
             run = _Annealing(model, target, context, chains, steps, leapfrog)
             log_weights = run.forward()
             found.append(math.log(chains) - log_weights.logsumexp(0))
@@ -464,7 +464,7 @@ def _chunks(total: int, chunk: int) -> Iterator[int]:
         yield total % chunk
 
 
-def _batches(
+def batches_of(
     model: VAE, data: Any, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield data, what is to be explained, and the context where the model takes one."""
