@@ -1,6 +1,9 @@
+import copy
+import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch.distributions as td
 from gaussians import dims, draw, seeds, z_score
@@ -9,6 +12,7 @@ from torch import Tensor
 from zuko_flows import maf, needs_zuko
 
 import vaekit as vk
+from vaekit.distributions import StandardGaussian
 from vaekit.distributions.flows import FlowDistribution
 
 f64 = torch.float64
@@ -148,3 +152,19 @@ except ValueError:
 def test_without_zuko_an_error_says_what_to_install(monkeypatch, refuses) -> None:
     monkeypatch.setitem(sys.modules, "zuko", None)
     refuses(ImportError, lambda: vk.distributions.flows.import_zuko(), "vaekit[flows]")
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_copies_keep_their_transforms_and_their_directions(copied, inverted: bool) -> None:
+    affine = td.AffineTransform(torch.arange(3.0, dtype=f64), torch.tensor(2.0, dtype=f64))
+    transforms = [maf(3).transform(), affine.inv if inverted else affine]
+    z, q = torch.randn(4, 3, dtype=f64), FlowDistribution(transforms, draw(0, 4, 3))
+    q.rsample()  # which is remembered, and not to be copied
+    before, twin = q.log_prob(z), copied(q)
+    torch.testing.assert_close(twin.log_prob(z), before)
+    twin.base.mu.add_(1.0)
+    torch.testing.assert_close(q.log_prob(z), before)
+    assert not torch.allclose(twin.log_prob(z), before)
+    prior = vk.priors.Fixed(FlowDistribution(q.transforms, StandardGaussian(z.new_zeros(3))))
+    torch.testing.assert_close(copied(prior)().log_prob(z), prior().log_prob(z))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
 
 from vaekit.distributions.events import Checked, check_value
 from vaekit.distributions.gaussians import DiagonalGaussian
@@ -59,6 +60,18 @@ class FlowDistribution(Checked):
     def __repr__(self) -> str:
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
         return f"FlowDistribution({shapes})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch drops what an inverse is the inverse of, so that goes in its place.
+        turned = [isinstance(one, _InverseTransform) for one in self.transforms]
+        kept = [one.inv if back else one for one, back in zip(self.transforms, turned, strict=True)]
+        return vars(self) | {"transforms": kept, "_turned": turned, "_drawn": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        turned = state.pop("_turned")
+        vars(self).update(state)
+        kept = zip(self.transforms, turned, strict=True)
+        self.transforms = [one.inv if back else one for one, back in kept]
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
