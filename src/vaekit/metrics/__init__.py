@@ -4,8 +4,16 @@ They are plain functions, of a model and data or of tensors, and return plain na
 Likelihoods are in nats.
 """
 
-from vaekit.metrics import disentanglement, generation, latents, likelihood, representation
 from vaekit.metrics.disentanglement import (
+    DCI,
+    IRS,
+    MIG,
+    SAP,
+    BetaVAEScore,
+    Explicitness,
+    FactorVAEScore,
+    GroundTruth,
+    Modularity,
     beta_vae_score,
     dci,
     explicitness,
@@ -16,13 +24,19 @@ from vaekit.metrics.disentanglement import (
     sap,
 )
 from vaekit.metrics.generation import (
+    DensityCoverage,
+    PrecisionRecall,
     density_coverage,
     frechet_distance,
     kernel_distance,
     precision_recall,
 )
-from vaekit.metrics.latents import active_units, kl_by_dimension
+from vaekit.metrics.latents import ActiveUnits, KLByDimension, active_units, kl_by_dimension
 from vaekit.metrics.likelihood import (
+    ELBO,
+    BoundedLikelihood,
+    NegativeLogLikelihood,
+    RateDistortion,
     annealed_importance_sampling,
     bidirectional_monte_carlo,
     elbo,
@@ -31,6 +45,9 @@ from vaekit.metrics.likelihood import (
 )
 from vaekit.metrics.means import Mean
 from vaekit.metrics.representation import (
+    Neighbourhood,
+    Probe,
+    Silhouette,
     linear_probe,
     nearest_neighbours,
     neighbourhood_preservation,
@@ -38,24 +55,40 @@ from vaekit.metrics.representation import (
 )
 
 __all__ = [
+    "DCI",
+    "ELBO",
+    "IRS",
+    "MIG",
+    "SAP",
+    "ActiveUnits",
+    "BetaVAEScore",
+    "BoundedLikelihood",
+    "DensityCoverage",
+    "Explicitness",
+    "FactorVAEScore",
+    "GroundTruth",
+    "KLByDimension",
     "Mean",
+    "Modularity",
+    "NegativeLogLikelihood",
+    "Neighbourhood",
+    "PrecisionRecall",
+    "Probe",
+    "RateDistortion",
+    "Silhouette",
     "active_units",
     "annealed_importance_sampling",
     "beta_vae_score",
     "bidirectional_monte_carlo",
     "dci",
     "density_coverage",
-    "disentanglement",
     "elbo",
     "explicitness",
     "factor_vae_score",
     "frechet_distance",
-    "generation",
     "irs",
     "kernel_distance",
     "kl_by_dimension",
-    "latents",
-    "likelihood",
     "linear_probe",
     "mig",
     "modularity",
@@ -64,7 +97,6 @@ __all__ = [
     "neighbourhood_preservation",
     "precision_recall",
     "rate_distortion",
-    "representation",
     "sap",
     "silhouette",
 ]
