@@ -87,7 +87,12 @@ class Nets(NamedTuple):
 def perceptrons(
     hidden: Sequence[int] = (400,), activation: Callable[[], nn.Module] = nn.ReLU
 ) -> Nets:
-    """Build perceptrons of these hidden widths, the decoder's mirroring the encoder's."""
+    """Build perceptrons of these hidden widths, the decoder's mirroring the encoder's.
+
+    Example:
+        >>> nets = perceptrons((200, 200), nn.Tanh)
+        >>> model, _ = vae(vk.likelihoods.Bernoulli((1, 28, 28)), latent_dim=50, nets=nets)
+    """
     return Nets(
         lambda shape, out: networks.mlp(shape.numel(), hidden, out, activation=activation),
         lambda size, shape: networks.mlp(size, hidden[::-1], shape.numel(), activation=activation),
@@ -95,7 +100,12 @@ def perceptrons(
 
 
 def convolutions(channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (256,)) -> Nets:
-    """Build strided convolutions of these channels, the decoder's mirroring the encoder's."""
+    """Build strided convolutions of these channels, the decoder's mirroring the encoder's.
+
+    Example:
+        >>> nets = convolutions((32, 32, 64, 64))
+        >>> model, _ = vae(vk.likelihoods.Bernoulli((1, 64, 64)), latent_dim=10, nets=nets)
+    """
     return Nets(
         lambda shape, out: networks.conv(shape, channels, out, hidden=hidden),
         lambda size, shape: networks.conv_transpose(
@@ -141,17 +151,14 @@ def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -
     """Plain autoencoder: a point for each element, and no prior to generate from.
 
     Args:
-        shape: The shape of one element of the data.
-        shape: The shape of one element of the data.
-        likelihood: The likelihood of the data.
-        nets: The networks to build.
-        likelihood: The likelihood of the data.
-        nets: The networks to build.
-        shape: The shape of one element of the data.
-        nets: The networks to build.
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = autoencoder(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> model.encoder.latent
+        DeterministicLatent(dim=10)
 
     References:
         G. E. Hinton and R. R. Salakhutdinov, *Reducing the Dimensionality of Data with Neural
@@ -168,6 +175,11 @@ def denoising_autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = denoising_autoencoder(vk.likelihoods.Bernoulli((1, 8, 8)), 10)
+        >>> objective
+        Reconstruction()
 
     References:
         P. Vincent et al., *Extracting and Composing Robust Features with Denoising Autoencoders*,
@@ -195,6 +207,11 @@ def rae(
         penalty_weight: The weight of the decoder's gradient penalty.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = rae(vk.likelihoods.Gaussian((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + 0.0001 * LatentL2() + 1e-06 * GradientPenalty()
+
     References:
         P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, section 3.
     """
@@ -210,6 +227,11 @@ def vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + KL()
 
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 10.
@@ -232,6 +254,11 @@ def beta_vae(
     Raises:
         ValueError: If ``beta`` is negative.
 
+    Example:
+        >>> model, objective = beta_vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10, beta=4)
+        >>> objective
+        Reconstruction() + 4 * KL()
+
     References:
         I. Higgins et al., *beta-VAE*, 2017, equation 4.
     """
@@ -249,6 +276,11 @@ def annealed_vae(
         latent_dim: The number of latent dimensions.
         steps: After how many steps the KL has its full weight.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = annealed_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, steps=5000)
+        >>> objective
+        Reconstruction() + Linear(start=0, end=1, steps=5000) * KL()
 
     References:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
@@ -276,6 +308,11 @@ def capacity_vae(
         steps: After how many steps.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = capacity_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, capacity=20)
+        >>> objective
+        Reconstruction() + 1000 * Capacity(capacity=Linear(start=0, end=20, steps=100000))
+
     References:
         C. P. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, equation 8.
     """
@@ -295,6 +332,11 @@ def beta_tcvae(
         beta: The weight of the total correlation.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = beta_tcvae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, beta=6)
+        >>> objective
+        Reconstruction() + DecomposedKL(total_correlation=6)
+
     References:
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 4.
@@ -313,6 +355,11 @@ def factor_vae(
         latent_dim: The number of latent dimensions.
         gamma: The weight of the total correlation, added to that in the KL.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = factor_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, gamma=35)
+        >>> objective
+        Reconstruction() + KL() + 35 * AdversarialTotalCorrelation(discriminator=10)
 
     References:
         H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, equation 2 and algorithm 2.
@@ -339,6 +386,11 @@ def dip_vae_i(
         diagonal: The weight of the variances' squared distances from 1.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = dip_vae_i(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + KL() + DIP(off_diagonal=10.0, diagonal=100.0)
+
     References:
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
         Concepts from Unlabeled Observations*, 2018, equation 6.
@@ -363,6 +415,11 @@ def dip_vae_ii(
         off_diagonal: The weight of squared covariances.
         diagonal: The weight of the variances' squared distances from 1.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = dip_vae_ii(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + KL() + DIP(off_diagonal=10.0, diagonal=10.0, within=True)
 
     References:
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
@@ -393,6 +450,11 @@ def info_vae(
     Raises:
         ValueError: If ``alpha`` gives one of the terms a negative weight.
 
+    Example:
+        >>> model, objective = info_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, scale=500)
+        >>> objective
+        Reconstruction() + KL() + 499 * MMD()
+
     References:
         S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, section 4.
     """
@@ -415,6 +477,11 @@ def wae(
         scale: The weight of the MMD.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = wae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + 10 * MMD()
+
     References:
         I. Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, algorithm 2.
     """
@@ -433,6 +500,11 @@ def aae(
         scale: The weight of the adversarial term.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = aae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        Reconstruction() + AdversarialPrior(discriminator=10)
+
     References:
         A. Makhzani et al., *Adversarial Autoencoders*, 2015, section 2.
     """
@@ -447,6 +519,11 @@ def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recip
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = iwae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        ImportanceWeighted()
 
     References:
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
@@ -467,6 +544,11 @@ def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Net
 
     Raises:
         ValueError: If ``groups`` is not above 0.
+
+    Example:
+        >>> model, objective = miwae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10, groups=5)
+        >>> objective
+        ImportanceWeighted(groups=5)
 
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
@@ -490,6 +572,11 @@ def ciwae(
     Raises:
         ValueError: If ``beta`` is not from 0 to 1.
 
+    Example:
+        >>> model, objective = ciwae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10, beta=0.5)
+        >>> objective
+        0.5 * Reconstruction() + 0.5 * KL(method='monte_carlo') + 0.5 * ImportanceWeighted()
+
     References:
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
         section 5.
@@ -509,6 +596,11 @@ def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = stl(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        ImportanceWeighted(gradient='stl')
+
     References:
         G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, section 3.
     """
@@ -523,6 +615,11 @@ def dreg(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recip
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = dreg(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
+        >>> objective
+        ImportanceWeighted(gradient='dreg')
 
     References:
         G. Tucker et al., *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*,
@@ -543,6 +640,11 @@ def renyi_vae(
         alpha: The order of the divergence.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = renyi_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, alpha=0.5)
+        >>> objective
+        ImportanceWeighted(alpha=0.5)
+
     References:
         Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, section 4.
     """
@@ -557,6 +659,11 @@ def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Re
         shape: The shape of one element of the data.
         latent_dim: The number of latent dimensions.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = sigma_vae((1, 8, 8), latent_dim=10)
+        >>> model.decoder.likelihood
+        Gaussian(shape=(1, 8, 8), sigma=optimal)
 
     References:
         O. Rybkin, K. Daniilidis and S. Levine, *Simple and Effective VAE Training with Calibrated
@@ -575,6 +682,12 @@ def vamp_vae(
         latent_dim: The number of latent dimensions.
         pseudo_inputs: Where they start, ``(K, *shape)``: elements of the training data, say.
         nets: The networks to build.
+
+    Example:
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        >>> model, objective = vamp_vae(likelihood, 10, torch.rand(50, 1, 8, 8))
+        >>> model.prior
+        VampPrior(dim=10, pseudo_inputs=(50, 1, 8, 8))
 
     References:
         J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, section 3.
@@ -597,6 +710,11 @@ def flow_posterior_vae(
         context: How many numbers the encoder hands to the flow's layers.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = flow_posterior_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10)
+        >>> objective
+        Reconstruction() + KL()
+
     References:
         D. P. Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*,
         2016, algorithm 1.
@@ -615,6 +733,13 @@ def flow_prior_vae(
         latent_dim: The number of latent dimensions.
         flow: A flow of zuko over ``latent_dim`` features.
         nets: The networks to build.
+
+    Example:
+        >>> import zuko
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        >>> model, objective = flow_prior_vae(likelihood, 10, zuko.flows.NSF(10))
+        >>> model.sample(3).shape
+        torch.Size([3, 1, 8, 8])
 
     References:
         X. Chen et al., *Variational Lossy Autoencoder*, 2017, section 3.2.
@@ -645,6 +770,12 @@ def categorical_vae(
     Raises:
         ValueError: If the temperature is not above 0.
 
+    Example:
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        >>> model, objective = categorical_vae(likelihood, variables=10, classes=5)
+        >>> model.encoder.latent
+        CategoricalLatent(variables=10, classes=5, temperature=0.5)
+
     References:
         E. Jang, S. Gu and B. Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
         section 2.
@@ -670,6 +801,11 @@ def joint_vae(
         temperature: Of its relaxation, above 0.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = joint_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 6, classes=10)
+        >>> model.latent_dim
+        16
+
     References:
         E. Dupont, *Learning Disentangled Joint Continuous and Discrete Representations*, 2018,
         section 3.
@@ -686,6 +822,11 @@ def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = 
         likelihood: The likelihood of the data.
         latent_dim: The number of dimensions in which the sphere lies.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = hyperspherical_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10)
+        >>> model.encoder.latent
+        PowerSphericalLatent(dim=10)
 
     References:
         T. R. Davidson et al., *Hyperspherical Variational Auto-Encoders*, 2018; N. De Cao and
@@ -714,6 +855,11 @@ def vq_vae(
         commitment: The weight of the commitment.
         nets: The networks to build.
 
+    Example:
+        >>> model, objective = vq_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 16, variables=4)
+        >>> objective
+        Reconstruction() + 0.25 * Commitment()
+
     References:
         A. van den Oord, O. Vinyals and K. Kavukcuoglu, *Neural Discrete Representation Learning*,
         2017, equation 3 and appendix A.1.
@@ -730,6 +876,11 @@ def cvae(likelihood: Likelihood, latent_dim: int, classes: int, *, nets: Nets = 
         latent_dim: The number of latent dimensions.
         classes: The number of classes, or of attributes.
         nets: The networks to build.
+
+    Example:
+        >>> model, objective = cvae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10, classes=10)
+        >>> model.takes_context
+        True
 
     References:
         K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
@@ -757,6 +908,11 @@ def two_layer_vae(
         latent_dims: Of the lower layer and of the upper.
         hidden: The widths of the two hidden layers next to each.
         activation: Makes the non-linearities.
+
+    Example:
+        >>> model, objective = two_layer_vae(vk.likelihoods.Bernoulli((1, 8, 8)), (20, 10))
+        >>> model.prior.sizes
+        [20, 10]
 
     References:
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
@@ -786,6 +942,11 @@ def ladder_vae(
 
     Raises:
         ValueError: If there is not one width for each layer.
+
+    Example:
+        >>> model, objective = ladder_vae(vk.likelihoods.Bernoulli((1, 8, 8)))
+        >>> model.encoder.latent
+        Ladder(sizes=[64, 32, 16])
 
     References:
         C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.
