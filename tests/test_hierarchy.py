@@ -128,11 +128,22 @@ class TestModel:
         assert math.isfinite(history["loss"][-1])
 
     def test_the_ladder_shares_the_priors_networks(self) -> None:
-        model = _model("ladder")
-        assert not any("_prior" in name for name in model.state_dict())
-        again = copy.deepcopy(model)
-        assert again.encoder.latent._prior[0] is again.prior
-        assert again.prior is not model.prior
+        again = copy.deepcopy(_model("ladder"))
+        assert again.encoder.latent.prior is again.prior
+        assert len({id(p) for p in again.parameters()}) == len(list(again.parameters()))
+
+    def test_the_ladder_keeps_the_networks_when_the_model_is_given_another_prior(self) -> None:
+        model, other, x = _model("ladder"), _model("ladder"), torch.rand(5, 9, dtype=f64).round()
+        for one in (model, other):
+            one.prior = vk.priors.StandardNormal(6)
+            one.double()
+        for parameter in other.parameters():
+            nn.init.constant_(parameter, 0.1)
+        other.load_state_dict(model.state_dict())
+        z = torch.randn(5, 6, dtype=f64)
+        torch.testing.assert_close(other.encode(x).log_prob(z), model.encode(x).log_prob(z))
+        optimised = {name for name, _ in model.named_parameters()}
+        assert "encoder.latent.prior.nets.0.layers.0.weight" in optimised
 
     def test_merging_multiplies_densities(self) -> None:
         prior = TopDown([1, 1], [_linear(3, 1, 1)]).double()

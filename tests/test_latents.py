@@ -103,6 +103,19 @@ def test_a_detached_copy_has_the_same_density_and_no_gradient_to_the_parameters(
     assert torch.equal(detached(q).log_prob(z), q.log_prob(z))
 
 
+@pytest.mark.parametrize(
+    "make", [lambda **k: CategoricalLatent(2, 3, **k), lambda **k: BernoulliLatent(4, **k)]
+)
+def test_an_annealed_temperature_is_saved(make) -> None:
+    annealed, other = make(temperature=0.9), make()
+    annealed.temperature = 0.1
+    state = annealed.state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    other.load_state_dict(state)
+    assert other.temperature == 0.1
+    assert other.default_prior().temperature == 0.1
+
+
 @of(ALL)
 def test_bad_parameters_are_named(make, refuses) -> None:
     latent = make()

@@ -143,8 +143,8 @@ class Ladder(nn.Module):
               \mu_q = \sigma_q^2 \left( \hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2} \right)
 
     Args:
-        prior: The model's own prior, whose networks it shares. They stay the prior's: this latent
-            lists none of their parameters.
+        prior: The model's own prior, whose networks it shares. Both hold them, so that the
+            posterior keeps them where the model is given another prior after training.
 
     Attributes:
         dim: The number of dimensions of all layers together.
@@ -165,14 +165,9 @@ class Ladder(nn.Module):
         super().__init__()
         if not isinstance(prior, TopDown):
             raise TypeError(_checks.expected("prior", "a TopDown prior", type(prior).__name__))
-        self._prior = (prior,)  # out of sight of the list of parameters
+        self.prior = prior
         self.sizes, self.dim = prior.sizes, prior.dim
         self.num_params = 2 * prior.dim
-
-    @property
-    def prior(self) -> TopDown:
-        """The prior whose networks it shares, which the model has to have."""
-        return self._prior[0]
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
         """Return the posterior, over ``(dim,)``."""

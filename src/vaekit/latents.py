@@ -247,7 +247,31 @@ class DeterministicLatent(Latent):
         return PointMass(self._read(params))
 
 
-class CategoricalLatent(Latent):
+class _Relaxed(Latent):
+    """A latent of discrete variables whose draws are relaxed, at a temperature."""
+
+    def __init__(self, dim: int, temperature: float, hard: bool) -> None:
+        super().__init__(dim, dim)
+        self.temperature = _checks.number("temperature", temperature, above=0)
+        self.hard = hard
+
+    def default_prior(self) -> Distribution:
+        """Return equal probabilities, relaxed or hard as the posterior's are now."""
+        return self(torch.zeros(self.num_params))  # type: ignore[no-any-return]
+
+    def get_extra_state(self) -> Tensor:
+        """Return the temperature, which may have been annealed, for the ``state_dict``."""
+        return torch.tensor(self.temperature, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the temperature of a ``state_dict``."""
+        self.temperature = _checks.number("temperature", float(state), above=0)
+
+    def _options(self) -> str:
+        return f"temperature={self.temperature:g}{', hard=True' * self.hard}"
+
+
+class CategoricalLatent(_Relaxed):
     r"""A posterior of independent categorical variables, as one-hot vectors side by side.
 
     .. math:: q(z \mid x) = \prod_v \operatorname{Categorical}(z_v;\,
@@ -260,7 +284,9 @@ class CategoricalLatent(Latent):
     Args:
         variables: The number of variables.
         classes: The number of classes of each.
-        temperature: That of the relaxation, above 0; assign ``latent.temperature`` to anneal it.
+        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it: the
+            ``state_dict`` holds it; a model's prior keeps the one it was made with, until
+            ``model.prior = vk.priors.Fixed(latent.default_prior())``.
         hard: Whether draws are one-hot.
 
     Attributes:
@@ -287,27 +313,20 @@ class CategoricalLatent(Latent):
         if _checks.positive_int("classes", classes) < 2:
             raise ValueError(_checks.expected("classes", "at least 2", classes))
         dim = _checks.positive_int("variables", variables) * classes
-        super().__init__(dim, dim)
+        super().__init__(dim, temperature, hard)
         self.variables, self.classes = variables, classes
-        self.temperature = _checks.number("temperature", temperature, above=0)
-        self.hard = hard
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> RelaxedCategorical:
         """Return the distribution whose logits are the parameters."""
         logits = self._read(params).unflatten(-1, (self.variables, self.classes))
         return RelaxedCategorical(logits, self.temperature, self.hard)
 
-    def default_prior(self) -> Distribution:
-        """Return uniform variables, relaxed or hard as the posterior's."""
-        return self(torch.zeros(self.num_params))  # type: ignore[no-any-return]
-
     def extra_repr(self) -> str:
         """Show variables, classes, temperature, and whether draws are one-hot."""
-        options = f"temperature={self.temperature:g}{', hard=True' * self.hard}"
-        return f"variables={self.variables}, classes={self.classes}, {options}"
+        return f"variables={self.variables}, classes={self.classes}, {self._options()}"
 
 
-class BernoulliLatent(Latent):
+class BernoulliLatent(_Relaxed):
     r"""A posterior of independent binary variables.
 
     .. math:: q(z \mid x) = \prod_j \operatorname{Bernoulli}(z_j;\,
@@ -318,7 +337,9 @@ class BernoulliLatent(Latent):
 
     Args:
         dim: The number of variables.
-        temperature: That of the relaxation, above 0; assign ``latent.temperature`` to anneal it.
+        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it: the
+            ``state_dict`` holds it; a model's prior keeps the one it was made with, until
+            ``model.prior = vk.priors.Fixed(latent.default_prior())``.
         hard: Whether draws are 0 and 1.
 
     Raises:
@@ -335,22 +356,15 @@ class BernoulliLatent(Latent):
     """
 
     def __init__(self, dim: int, temperature: float = 0.5, hard: bool = False) -> None:
-        dim = _checks.positive_int("dim", dim)
-        super().__init__(dim, dim)
-        self.temperature = _checks.number("temperature", temperature, above=0)
-        self.hard = hard
+        super().__init__(_checks.positive_int("dim", dim), temperature, hard)
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> RelaxedBernoulli:
         """Return the distribution whose logits are the parameters."""
         return RelaxedBernoulli(self._read(params), self.temperature, self.hard)
 
-    def default_prior(self) -> Distribution:
-        """Return fair coins, relaxed or hard as the posterior's."""
-        return self(torch.zeros(self.num_params))  # type: ignore[no-any-return]
-
     def extra_repr(self) -> str:
         """Show dimensions, temperature, and whether draws are 0 and 1."""
-        return f"dim={self.dim}, temperature={self.temperature:g}{', hard=True' * self.hard}"
+        return f"dim={self.dim}, {self._options()}"
 
 
 class PowerSphericalLatent(Latent):
