@@ -116,6 +116,21 @@ def test_an_annealed_temperature_is_saved(make) -> None:
     assert other.default_prior().temperature == 0.1
 
 
+def test_autoencoders_encode_whole_data_sets() -> None:
+    train, _ = vk.datasets.digits()
+    x = train[:][0]
+    for latent in (DeterministicLatent(4), quantizing(4, 8, 2)):
+        model = vk.VAE(
+            vk.Encoder(vk.networks.mlp(64, [8], 4), latent),
+            vk.Decoder(vk.networks.mlp(4, [8], 64), vk.likelihoods.Gaussian((1, 8, 8))),
+        ).eval()
+        whole, batch = model.encode(train), model.encode(x)
+        torch.testing.assert_close(whole.point, batch.point)
+        for one, other in zip(whole, batch, strict=True):
+            torch.testing.assert_close(one, other)
+        assert len(list(whole)) == (1 if isinstance(latent, DeterministicLatent) else 3)
+
+
 @of(ALL)
 def test_bad_parameters_are_named(make, refuses) -> None:
     latent = make()

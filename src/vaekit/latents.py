@@ -284,9 +284,9 @@ class CategoricalLatent(_Relaxed):
     Args:
         variables: The number of variables.
         classes: The number of classes of each.
-        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it: the
-            ``state_dict`` holds it; a model's prior keeps the one it was made with, until
-            ``model.prior = vk.priors.Fixed(latent.default_prior())``.
+        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it;
+            the ``state_dict`` holds it. The prior that a model made of the latent keeps the first,
+            until ``model.prior = vk.priors.Fixed(latent.default_prior())``.
         hard: Whether draws are one-hot.
 
     Attributes:
@@ -337,9 +337,9 @@ class BernoulliLatent(_Relaxed):
 
     Args:
         dim: The number of variables.
-        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it: the
-            ``state_dict`` holds it; a model's prior keeps the one it was made with, until
-            ``model.prior = vk.priors.Fixed(latent.default_prior())``.
+        temperature: That of the relaxation, above 0. Assign ``latent.temperature`` to anneal it;
+            the ``state_dict`` holds it. The prior that a model made of the latent keeps the first,
+            until ``model.prior = vk.priors.Fixed(latent.default_prior())``.
         hard: Whether draws are 0 and 1.
 
     Raises:

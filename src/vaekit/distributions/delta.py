@@ -1,6 +1,6 @@
 """A point that has all the mass: what an autoencoder without noise infers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -19,7 +19,9 @@ class PointMass(Reparameterized):
 
     .. math:: q(z) = \delta(z - \text{point})
 
-    It has no density, and so no divergence from a prior: both are refused by name.
+    It has no density, and so no divergence from a prior: both are refused by name. It unpacks into
+    its parameters: ``(point,) = distribution``, and of a quantised latent
+    ``point, commitment, indices = distribution``.
 
     Args:
         point: Where the mass is.
@@ -50,6 +52,10 @@ class PointMass(Reparameterized):
             _checks.no_nan("point", point)
         self.point, self.commitment, self.indices = point, commitment, indices
         super().__init__(point.shape[:-1], point.shape[-1:])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        parts = (self.point, self.commitment, self.indices)
+        return iter(part for part in parts if part is not None)
 
     @property
     def mean(self) -> Tensor:
