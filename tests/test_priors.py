@@ -224,6 +224,33 @@ class TestMixtureOfGaussians:
         expected = q.log_prob(z) - p.log_prob(z)
         assert torch.equal(vk.kl_divergence(q, p, z=z), expected)
 
+    @pytest.mark.parametrize("logvar", [0.0, -14.0, -60.0])  # sigma 1, 1e-3 and 1e-13
+    @pytest.mark.parametrize("scale", [1.0, 1e3])
+    def test_single_precision_loses_nothing(self, logvar: float, scale: float) -> None:
+        torch.manual_seed(0)
+        mu, z = scale * torch.randn(7, 5), scale * torch.randn(3, 4, 5)
+        z[0, 0] = mu[3]  # where squares cancel
+        logvars = logvar + 0.1 * torch.randn(7, 5)
+
+        def density(dtype: torch.dtype) -> list[Tensor]:
+            leaves = [t.to(dtype, copy=True).requires_grad_() for t in (z, mu, logvars)]
+            weights = torch.zeros(7, dtype=dtype)
+            p = Mixture(weights, vk.distributions.DiagonalGaussian(*leaves[1:]))
+            log_prob = p.log_prob(leaves[0])
+            return [log_prob, *torch.autograd.grad(log_prob.sum(), leaves)]
+
+        for single, double in zip(density(torch.float32), density(f64), strict=True):
+            torch.testing.assert_close(single.double(), double, rtol=2e-5, atol=2e-5)
+
+    def test_a_large_one_needs_no_memory_for_every_dimension_of_every_pair(self) -> None:
+        z, kept = torch.randn(64, 32), []
+        p = MixtureOfGaussians(32, 128)()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            p.log_prob(z.requires_grad_())
+        assert 0 < max(kept) <= 64 * 128
+
     def test_a_mixture_says_that_it_has_no_rsample(self, refuses) -> None:
         p = MixtureOfGaussians(3, 2)()
         assert not p.has_rsample

@@ -75,9 +75,13 @@ class Mixture(MixtureSameFamily):
             ``value: (..., *event)``, returns ``(*batch,)`` broadcast with the front of ``value``.
 
         Raises:
-            ValueError: If the shape does not fit.
+            ValueError: If the shape does not fit, or ``value`` holds NaN.
         """
         check_value(self, value)
+        components = self.component_distribution
+        if isinstance(components, DiagonalGaussian) and components.mu.ndim == 2:
+            each = components.log_prob_under_each(value)
+            return (each + self.mixture_distribution.logits).logsumexp(-1)
         log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
         return log_prob
 

@@ -137,11 +137,11 @@ def negative_log_likelihood(
     with measuring(model, seed) as device, torch.no_grad():
         for x, target, context in batches_of(model, data, batch_size, device):
             first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
+            posterior, prior = model.encode(x, context), _part(model.prior, context)
             for count in _chunks(samples, chunk):
-                out = model(x, count, context)
-                log_weights = losses.importance_log_weights(
-                    out.likelihood, out.posterior, out.prior, target, out.z
-                )
+                z = posterior.rsample((count,))
+                likelihood = _part(model.decoder, context, z)
+                log_weights = losses.importance_log_weights(likelihood, posterior, prior, target, z)
                 log_weights = _wide(log_weights).cpu()
                 first = torch.logaddexp(first, log_weights.logsumexp(0))
                 second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
