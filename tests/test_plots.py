@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -55,18 +56,38 @@ def _history(validation: bool = True) -> History:
     return history
 
 
-CALLS: dict[str, Callable[..., Axes]] = {
+def _point(beta: float) -> vk.metrics.RateDistortion:
+    return vk.metrics.RateDistortion(beta, vk.metrics.Mean(9 / beta, 1), vk.metrics.Mean(beta, 1))
+
+
+OF_MODELS: dict[str, Callable[..., Axes]] = {
+    "reconstructions": lambda model, data, **ax: plots.reconstructions(model, data, n=5, **ax),
+    "samples": lambda model, _, **ax: plots.samples(model, 9, **ax),
+    "error_map": plots.error_map,
+    "nearest_neighbours": lambda m, d, **ax: plots.nearest_neighbours(m, d, d, k=3, n=2, **ax),
+    "manifold": lambda model, _, **ax: plots.manifold(model, side=3, **ax),
+    "traversals": lambda model, data, **ax: plots.traversals(model, data, data=data, **ax),
+    "interpolation": lambda model, data, **ax: plots.interpolation(model, data, data, **ax),
+    "class_centres": plots.class_centres,
+    "class_interpolation": plots.class_interpolation,
+    "latent_scatter": plots.latent_scatter,
+    "kl_bars": plots.kl_bars,
+    "aggregated_posterior": plots.aggregated_posterior,
+}
+OF_NUMBERS: dict[str, Callable[..., Axes]] = {
     "images": lambda **ax: plots.images(torch.rand(5, 1, 4, 6), **ax),
-    "reconstructions": lambda **ax: plots.reconstructions(_model(), _data(), n=5, **ax),
-    "samples": lambda **ax: plots.samples(_model(), 9, **ax),
-    "manifold": lambda **ax: plots.manifold(_model(), side=3, **ax),
-    "latent_scatter": lambda **ax: plots.latent_scatter(_model(), _data(), **ax),
+    "mutual_information": lambda **ax: plots.mutual_information(torch.rand(3, 2), **ax),
     "curves": lambda **ax: plots.curves(_history(), **ax),
+    "rate_distortion": lambda **ax: plots.rate_distortion([_point(1), _point(4)], **ax),
+    "roc": lambda **ax: plots.roc(torch.rand(4), torch.arange(4) % 2, **ax),
+}
+CALLS = OF_NUMBERS | {
+    name: lambda call=call, **ax: call(_model(), _data(), **ax) for name, call in OF_MODELS.items()
 }
 
 
 def test_every_picture_is_tested_here() -> None:
-    assert set(CALLS) == set(plots.__all__)
+    assert {*CALLS, "interpolate"} == set(plots.__all__)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -81,6 +102,28 @@ def test_it_draws_on_the_axes_it_is_given_or_on_new_ones(call: Callable[..., Axe
     assert new.has_data()
     assert len(plt.get_fignums()) == 2
     new.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("call", OF_MODELS.values(), ids=OF_MODELS)
+def test_a_model_is_left_as_it_was(call: Callable[..., Axes], device: torch.device) -> None:
+    """A dropout would show training mode, and the data draw from the global generator."""
+    model = _model(event=(1, 4, 6)).to(device)
+    model.decoder.net = nn.Sequential(model.decoder.net, nn.Dropout(0.999))
+    data = vk.datasets.from_tensors(torch.rand(12, 1, 4, 6), torch.arange(12) % 3)
+    data.binarize = "dynamic"
+    pictures = []
+    for training in (True, False):
+        model.train(training)
+        state = torch.random.get_rng_state()
+        generator = torch.Generator(device).manual_seed(0)
+        drawn = {"generator": generator} if call is OF_MODELS["samples"] else {}
+        ax = plots.samples(model, 9, **drawn) if drawn else call(model, data)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert model.training is model.decoder.training is training
+        ax.figure.canvas.draw()
+        pictures.append(np.asarray(ax.figure.canvas.buffer_rgba()))
+    assert np.array_equal(*pictures)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # Grids
@@ -136,6 +179,7 @@ def test_pictures_of_every_dtype(dtype: torch.dtype, device: torch.device) -> No
         (torch.zeros(0, 1, 4, 4), None, ("pictures: expected", "at least 1", "(0, 1, 4, 4)")),
         (torch.zeros(2, 1, 4, 4), 0, ("columns: expected", "above 0", "got 0")),
         (torch.zeros(2, 1, 4, 4), 1.5, ("columns: expected", "got 1.5")),
+        (torch.full((1, 2, 2), torch.nan), None, ("pictures: expected no NaN", "4 NaN")),
     ],
 )
 def test_no_such_grid(
@@ -180,6 +224,105 @@ def test_samples_are_those_of_the_model() -> None:
     expected = model.sample(9, 0.5, torch.Generator().manual_seed(1))
     assert np.array_equal(drawn(0.5), _drawn(plots.images(expected)))
     assert not np.array_equal(drawn(0.5), drawn(1.0))
+
+
+# Errors
+
+
+def _painting(dim: int = 4) -> vk.VAE:
+    """A code is a picture of one line: x = 0.5 + z / 10, and z is known exactly."""
+    latent = vk.GaussianLatent(dim)
+    into, out = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+    with torch.no_grad():
+        into.weight.copy_(torch.cat([10 * torch.eye(dim), torch.zeros(dim, dim)]))
+        into.bias.copy_(torch.cat([-5 * torch.ones(dim), -torch.ones(dim)]))
+        out.weight.copy_(torch.eye(dim) / 10)
+        out.bias.fill_(0.5)
+    encoder = vk.Encoder(nn.Sequential(nn.Flatten(), into), latent)
+    return vk.VAE(encoder, vk.Decoder(out, vk.likelihoods.Gaussian((1, 1, dim))))
+
+
+def test_errors_stand_below_what_they_are_of() -> None:
+    model, held = _model(), _data()
+    ax = plots.error_map(model, held, n=3)
+    pictures, errors = (np.asarray(image.get_array()) for image in ax.get_images())
+    x = held[:3][0]
+    with torch.no_grad():
+        x_hat = model.reconstruct(x)
+    expected = plots.images(torch.cat([x, x_hat, torch.ones_like(x)]), columns=3)
+    assert np.array_equal(pictures, _drawn(expected))
+    error = (x - x_hat).abs()[:, 0].numpy()
+    drawn = np.stack([errors[10:14, 7 * column : 7 * column + 6] for column in range(3)])
+    assert np.array_equal(drawn, error)
+    assert np.isfinite(errors).sum() == error.size
+    assert ax.get_images()[1].get_clim() == (0, pytest.approx(float(error.max())))
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert dict(zip(names, ax.get_yticks(), strict=True)) == {
+        "original": 1.5,
+        "reconstruction": 6.5,
+        "error": 11.5,
+    }
+    assert ax.figure.axes[1].get_ylabel() == "absolute error"
+
+
+def test_the_error_of_a_colour_is_the_mean_of_its_channels() -> None:
+    model, x = _model(event=(3, 4, 6)), torch.rand(1, 3, 4, 6)
+    errors = np.asarray(plots.error_map(model, x).get_images()[1].get_array())
+    with torch.no_grad():
+        expected = (x - model.reconstruct(x)).abs().mean(1)[0].numpy()
+    np.testing.assert_allclose(errors[10:], expected, rtol=1e-6)
+
+
+def test_an_error_is_that_of_the_target() -> None:
+    x, target = torch.zeros(2, 1, 1, 4), torch.full((2, 1, 1, 4), 0.25)
+    data = vk.datasets.from_tensors(x, target=target)
+    pictures, errors = plots.error_map(_painting(), data).get_images()
+    assert np.array_equal(np.asarray(pictures.get_array())[0, :4], np.full(4, 0.25))
+    np.testing.assert_allclose(np.asarray(errors.get_array())[4, :4], 0.25, atol=1e-6)
+
+
+def test_a_perfect_reconstruction_has_an_error_of_nought() -> None:
+    errors = plots.error_map(_painting(), torch.full((1, 1, 1, 4), 0.5)).get_images()[1]
+    assert np.array_equal(np.asarray(errors.get_array())[4], np.zeros(4))
+    assert errors.get_clim() == (0, 1)
+
+
+# Neighbours
+
+
+@pytest.mark.parametrize("batch_size", [3, 50])
+def test_neighbours_are_the_nearest_codes(batch_size: int) -> None:
+    model, x, queries = _painting(), torch.rand(50, 1, 1, 4), torch.rand(3, 1, 1, 4)
+    ax = plots.nearest_neighbours(model, DataLoader(x, batch_size), queries, k=4, n=2)
+    order = (queries[:2, None] - x).flatten(2).norm(dim=2).argsort(1)[:, :4]
+    rows = torch.cat([queries[:2, None], x[order]], 1).flatten(0, 1)
+    assert np.array_equal(_drawn(ax), _drawn(plots.images(rows, columns=5)))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["query", *"1234"]
+    assert list(ax.get_xticks()) == [1.5, 6.5, 11.5, 16.5, 21.5]
+    assert ax.lines[0].get_xdata()[0] == 4  # in the gap
+
+
+def test_an_image_is_its_own_neighbour_and_equals_come_in_their_order() -> None:
+    x = torch.rand(6, 1, 1, 4)
+    grid = _drawn(plots.nearest_neighbours(_painting(), x, x[2:3], k=1))
+    assert np.array_equal(grid[:, :4], grid[:, 5:])
+    constant = _painting()
+    with torch.no_grad():
+        constant.encoder.net[1].weight.zero_()
+    grid = _drawn(plots.nearest_neighbours(constant, DataLoader(x, 2), x[5:], k=3))
+    assert np.array_equal(grid, _drawn(plots.images(x[[5, 0, 1, 2]], columns=4)))
+
+
+def test_neighbours_that_there_are_not(refuses: Refuses) -> None:
+    model, x = _painting(), torch.rand(6, 1, 1, 4)
+    near = plots.nearest_neighbours
+    words = ("k: expected at most the 6 elements", "got 7")
+    refuses(ValueError, lambda: near(model, x, x, k=7), *words)
+    refuses(ValueError, lambda: near(model, x, x, k=0), "k: expected", "got 0")
+    words = ("queries: expected images of shape (1, 1, 4)", "got shape (1, 2, 2)")
+    refuses(ValueError, lambda: near(model, x, x.reshape(6, 1, 2, 2)), *words)
+    refuses(ValueError, lambda: near(model, x, x / 0), "x: expected finite values")
+    assert not plt.get_fignums()
 
 
 # The manifold
@@ -245,6 +388,14 @@ def test_what_is_no_image_is_named_by_where_it_comes_from(refuses: Refuses) -> N
     refuses(ValueError, lambda: plots.reconstructions(table, rows), "data: ", *words)
     refuses(ValueError, lambda: plots.samples(table, 4), "model: ", *words)
     refuses(ValueError, lambda: plots.manifold(table, side=2), "model: ", *words)
+    refuses(ValueError, lambda: plots.error_map(table, rows), "data: ", *words)
+    refuses(ValueError, lambda: plots.traversals(table), "model: ", *words)
+    refuses(ValueError, lambda: plots.interpolation(table, rows, rows), "model: ", *words)
+    refuses(ValueError, lambda: plots.class_centres(table, rows), "model: ", *words)
+    refuses(ValueError, lambda: plots.class_interpolation(table, rows), "model: ", *words)
+    near = plots.nearest_neighbours
+    refuses(ValueError, lambda: near(table, rows, rows), "queries: ", *words)
+    assert not plt.get_fignums()
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -338,13 +489,32 @@ def test_without_labels_there_is_no_legend() -> None:
 def test_a_scatter_that_does_not_fit(refuses: Refuses) -> None:
     model, data = _model(), _data()
     words = ("method: expected one of", "'pca'", "'tsne'", "'umap'")
-    refuses(ValueError, lambda: plots.latent_scatter(model, data, method="umap"), *words)
+    refuses(ValueError, lambda: plots.latent_scatter(model, data, method="lle"), *words)
     refuses(ValueError, lambda: plots.latent_scatter(model, data, n=0), "n: expected", "got 0")
     many = (torch.rand(4, 1, 4, 6), torch.zeros(4, 40))
     words = ("data: expected one label", "(4, 40)")
     refuses(ValueError, lambda: plots.latent_scatter(model, many), *words)
     refuses(TypeError, lambda: plots.latent_scatter(model, None), "data: expected", "NoneType")
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(("method", "least"), [("pca", 2), ("tsne", 4), ("umap", 4)])
+def test_an_embedding_takes_several_elements(method: Any, least: int, refuses: Refuses) -> None:
+    few, words = _data()[: least - 1], (f"data: expected at least {least}", f"got {least - 1}")
+    refuses(ValueError, lambda: plots.latent_scatter(_model(3), few, method=method), *words)
+
+
+def test_codes_that_are_all_the_same_are_one_point() -> None:
+    pytest.importorskip("sklearn")
+    ax = plots.latent_scatter(_model(3), torch.ones(6, 1, 4, 6))
+    assert np.array_equal(_points(ax), np.zeros((6, 2)))
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_codes_that_are_all_the_same_have_no_neighbours(method: Any, refuses: Refuses) -> None:
+    x = torch.ones(6, 1, 4, 6)
+    words = ("data: expected elements of different codes", method, "one code for all", "'pca'")
+    refuses(ValueError, lambda: plots.latent_scatter(_model(3), x, method=method), *words)
 
 
 # Curves
@@ -388,6 +558,35 @@ def test_without_matplotlib_the_extra_is_named(
     for module in [module for module in sys.modules if module.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, module, None)
     refuses(ImportError, CALLS[name], "needs matplotlib", 'pip install "vaekit[plots]"')
+
+
+def test_without_umap_the_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, refuses: Refuses
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    words = ("needs umap-learn", "pip install umap-learn")
+    refuses(ImportError, lambda: plots.latent_scatter(_model(3), _data(), method="umap"), *words)
+
+
+def test_umap_is_asked_as_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in, which keeps the first two dimensions."""
+    asked: dict[str, Any] = {}
+
+    class Keeps:
+        def __init__(self, **kwargs: Any) -> None:
+            asked.update(kwargs)
+
+        def fit_transform(self, points: np.ndarray) -> np.ndarray:
+            return points[:, :2]
+
+    stand_in: Any = ModuleType("umap")
+    stand_in.UMAP = Keeps
+    monkeypatch.setitem(sys.modules, "umap", stand_in)
+    model, x = _model(3), torch.rand(12, 1, 4, 6)
+    ax = plots.latent_scatter(model, x, method="umap", seed=7)
+    assert asked == {"n_neighbors": 11, "random_state": 7, "n_jobs": 1}
+    assert np.array_equal(_points(ax), model.encode(x).mean.detach()[:, :2].numpy())
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
