@@ -25,6 +25,7 @@ from vaekit import (
 from vaekit.latents import GaussianLatent
 from vaekit.losses import decompose_kl, kl_divergence, reconstruction, total_correlation
 from vaekit.objectives import KL, DecomposedKL, Reconstruction, TotalCorrelation
+from vaekit.plots import report
 from vaekit.training import fit
 from vaekit.vae import VAE, Decoder, Encoder
 
@@ -56,6 +57,7 @@ __all__ = [
     "priors",
     "recipes",
     "reconstruction",
+    "report",
     "schedules",
     "total_correlation",
     "training",

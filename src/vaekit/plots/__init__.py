@@ -12,6 +12,7 @@ from vaekit.plots.latents import (
     latent_scatter,
     mutual_information,
 )
+from vaekit.plots.pages import report
 from vaekit.plots.pictures import (
     error_map,
     images,
@@ -44,6 +45,7 @@ __all__ = [
     "nearest_neighbours",
     "rate_distortion",
     "reconstructions",
+    "report",
     "roc",
     "samples",
     "traversals",
