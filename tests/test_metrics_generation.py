@@ -1,6 +1,8 @@
 """Metrics of generated data, on sets whose answers are known."""
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -127,3 +129,108 @@ def test_bad_arguments_are_named(refuses) -> None:
     refuses(ValueError, lambda: metrics.frechet_distance(x / 0, x), "real: expected", "infinite")
     refuses(ValueError, lambda: metrics.frechet_distance(x, x, chunk=0), "chunk: expected")
     refuses(ValueError, lambda: metrics.kernel_distance(x[:1], x), "block: expected at least 2")
+
+
+@pytest.mark.parametrize("flat", [(6,), (6, 1), (6, 1, 1, 1)])
+def test_constant_data_of_one_feature_have_defined_values(flat: tuple[int, ...]) -> None:
+    x = torch.ones(flat)
+    assert metrics.frechet_distance(x, x) == 0
+    assert metrics.frechet_distance(x, x + 2) == 4
+    assert metrics.precision_recall(x, x) == ((1.0, 0.0), (1.0, 0.0))
+    assert metrics.precision_recall(x, x + 2) == ((0.0, 0.0), (0.0, 0.0))
+    assert metrics.density_coverage(x, x).coverage == (1.0, 0.0)
+    mean, error = metrics.kernel_distance(x, x)
+    assert mean == 0
+    assert math.isnan(error)  # of a single block
+
+
+METRICS = (
+    metrics.precision_recall,
+    metrics.density_coverage,
+    metrics.frechet_distance,
+    metrics.kernel_distance,
+)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+def test_degenerate_sets_are_one_clear_error(metric, refuses) -> None:
+    x, bad = torch.randn(8, 2), torch.full((8, 2), math.nan)
+    refuses(ValueError, lambda: metric(bad, x), "real: expected no NaN")
+    refuses(ValueError, lambda: metric(x, bad), "generated: expected no NaN")
+    refuses(ValueError, lambda: metric(x / 0, x), "real: expected", "infinite")
+    refuses(ValueError, lambda: metric(x, x[:1]), "expected", "1")
+    refuses(ValueError, lambda: metric(x[:0], x), "expected", "0")
+    refuses(ValueError, lambda: metric(x, x[:, :1]), "generated: expected 2 features")
+    pooled = "features: expected a function that returns features for each of 8"
+    refuses(ValueError, lambda: metric(x, x, features=lambda part: part.mean(0)), pooled)
+    refuses(ValueError, lambda: metric(x, x, features=lambda part: part.mean()), pooled)
+
+
+class Network(torch.nn.Module):
+    """What torch-fidelity's network is called with, and a stand-in for what it returns."""
+
+    def __init__(self, name: str, features_list: list[str], weights: str | None = None) -> None:
+        super().__init__()
+        self.features_list, self.weights, self.seen = features_list, weights, []
+        Network.latest = self
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert not self.training
+        self.seen.append(x)
+        return (x.float().mean((2, 3)),)
+
+
+@pytest.fixture
+def torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Network
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("torch_fidelity")
+def test_inception_is_given_bytes_of_three_colours(tmp_path) -> None:
+    features = metrics.inception_features(64, weights=tmp_path / "weights.pth", batch_size=4)
+    network = Network.latest
+    assert network.features_list == ["64"]
+    assert network.weights == str(tmp_path / "weights.pth")
+    levels = torch.arange(256).reshape(1, 1, 16, 16)
+    grey = torch.cat([levels / 255] * 6)  # in single precision, 255 * x is not whole everywhere
+    found = features(grey)
+    assert [len(each) for each in network.seen] == [4, 2]
+    assert network.seen[0].dtype == torch.uint8
+    assert torch.equal(network.seen[0], levels.expand(4, 3, 16, 16).to(torch.uint8))
+    assert torch.equal(found, torch.full((6, 3), 127.5))
+    assert torch.equal(features(levels.to(torch.uint8)), found[:1])
+    colours = torch.rand(5, 3, 4, 4)
+    assert torch.equal(features(colours), (255 * colours).round().mean((2, 3)))
+    assert metrics.inception_features() is not features
+    assert Network.latest.features_list == ["2048"]
+    assert Network.latest.weights is None
+
+
+@pytest.mark.usefixtures("torch_fidelity")
+def test_inception_measures_the_distance() -> None:
+    x, y = torch.rand(9, 3, 4, 4), torch.rand(9, 3, 4, 4)
+    means = [(255 * each).round().mean((2, 3)) for each in (x, y)]
+    found = metrics.frechet_distance(x, y, features=metrics.inception_features())
+    assert found == pytest.approx(metrics.frechet_distance(*means))
+
+
+@pytest.mark.usefixtures("torch_fidelity")
+def test_inception_refuses_what_are_no_pictures(refuses) -> None:
+    features = metrics.inception_features()
+    refuses(ValueError, lambda: features(torch.rand(5, 16)), "images: expected pictures", "(5, 16)")
+    refuses(ValueError, lambda: features(torch.rand(5, 2, 4, 4)), "images: expected pictures")
+    high = torch.rand(5, 1, 4, 4) + 0.5
+    refuses(ValueError, lambda: features(high), "images: expected values in [0, 1]", "clamp")
+    refuses(ValueError, lambda: features(high * math.nan), "images: expected no NaN")
+    refuses(ValueError, lambda: metrics.inception_features(1000), "dim: expected one of '64'")
+    refuses(ValueError, lambda: metrics.inception_features(batch_size=0), "batch_size: expected")
+
+
+def test_without_torch_fidelity_the_package_is_named(
+    refuses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    refuses(ImportError, metrics.inception_features, "pip install torch-fidelity")

@@ -76,6 +76,8 @@ def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
     assert page.value("parameters") == f"{sum(p.numel() for p in model.parameters()):,}"
     found = vk.metrics.negative_log_likelihood(model, test, 20)
     assert page.value("negative log-likelihood") == f"{found.nats} nats"
+    assert "Use of the latent space" in page.headings
+    assert "dimensions in use" in path.read_text()
     assert page.value("ELBO") == f"{vk.metrics.elbo(model, test).elbo} nats"
 
 

@@ -1,10 +1,12 @@
 """How generated data compare with real ones, in the space of any features."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from os import PathLike, fspath
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vaekit import _checks, losses
@@ -16,6 +18,7 @@ __all__ = [
     "PrecisionRecall",
     "density_coverage",
     "frechet_distance",
+    "inception_features",
     "kernel_distance",
     "precision_recall",
 ]
@@ -79,8 +82,8 @@ def precision_recall(
         ``real: (N, *event)``, ``generated: (M, *event)``.
 
     Raises:
-        ValueError: If there are no more than ``k`` of either, the features differ in number, or
-            they hold NaN.
+        ValueError: If there are no more than ``k`` of either, the features differ in number, are
+            not those of each element, or hold NaN or infinite values.
 
     Example:
         >>> real = torch.randn(100, 2)
@@ -126,8 +129,8 @@ def density_coverage(
         ``real: (N, *event)``, ``generated: (M, *event)``.
 
     Raises:
-        ValueError: If there are no more than ``k`` of either, the features differ in number, or
-            they hold NaN.
+        ValueError: If there are no more than ``k`` of either, the features differ in number, are
+            not those of each element, or hold NaN or infinite values.
 
     Example:
         >>> real = torch.randn(100, 2)
@@ -173,8 +176,8 @@ def frechet_distance(
         The distance, in the squared unit of the features.
 
     Raises:
-        ValueError: If there are fewer than two of either, the features differ in number, or they
-            hold NaN.
+        ValueError: If there are fewer than two of either, the features differ in number, are not
+            those of each element, or hold NaN or infinite values.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
@@ -220,8 +223,8 @@ def kernel_distance(
         ``real: (N, *event)``, ``generated: (M, *event)``.
 
     Raises:
-        ValueError: If there are fewer than two of either, the features differ in number, or they
-            hold NaN.
+        ValueError: If there are fewer than two of either, the features differ in number, are not
+            those of each element, or hold NaN or infinite values.
 
     Example:
         >>> x = torch.randn(200, 2)
@@ -241,6 +244,84 @@ def kernel_distance(
     return mean_of(torch.stack([losses.mmd(one, other, kernel) for one, other in pairs]))
 
 
+def inception_features(
+    dim: int = 2048,
+    *,
+    weights: str | PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 50,
+) -> Features:
+    """Make the features that the FID is measured by: activations of Inception.
+
+    The network is torch-fidelity's, whose weights and whose resizing to 299x299 are those of the
+    FID's first implementation, so that ``frechet_distance(real, generated,
+    features=inception_features())`` is the FID that is published. torchmetrics wraps the same
+    network, but by default resizes otherwise, so its values differ. Grey pictures are repeated for
+    the three colours. Values are rounded to 256 levels, as those of image files are.
+
+    Args:
+        dim: The layer, by how many features it has: 64, 192, 768, or the 2048 of the FID.
+        weights: A file that holds torch-fidelity's weights; it downloads them if None.
+        device: Where the network is to run.
+        batch_size: How many pictures go through it at once.
+
+    Returns:
+        A function of pictures, for the ``features`` of the metrics here.
+
+    Shape:
+        The function takes ``(N, 1, H, W)`` or ``(N, 3, H, W)``, numbers in [0, 1] or bytes, and
+        returns ``(N, dim)``.
+
+    Raises:
+        ImportError: If torch-fidelity is missing.
+        ValueError: If there is no such layer, or ``batch_size`` is not above 0; from the function,
+            if the pictures have another shape or values.
+
+    Example:
+        >>> features = inception_features()  # doctest: +SKIP
+        >>> frechet_distance(real, generated, features=features)  # doctest: +SKIP
+
+    References:
+        M. Heusel et al., *GANs Trained by a Two Time-Scale Update Rule*, 2017, section 3; C.
+        Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, 2016.
+    """
+    _checks.one_of("dim", str(dim), ("64", "192", "768", "2048"))
+    _checks.positive_int("batch_size", batch_size)
+    try:
+        networks = import_module("torch_fidelity.feature_extractor_inceptionv3")
+    except ImportError as error:
+        message = f"inception_features needs torch-fidelity: pip install torch-fidelity ({error})."
+        raise ImportError(message) from error
+    path = None if weights is None else fspath(weights)
+    network = networks.FeatureExtractorInceptionV3("inception", [str(dim)], path).to(device).eval()
+
+    @torch.no_grad()
+    def features(
+        images: Shaped[Tensor, "n channels height width"],
+    ) -> Float[Tensor, "n dim"]:
+        pictures = _bytes(images).split(batch_size)
+        return torch.cat([network(each.to(device))[0].cpu() for each in pictures])
+
+    return features
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Return pictures of three colours and 256 levels."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        what = "pictures of shape (N, 1, H, W) or (N, 3, H, W)"
+        raise ValueError(_checks.expected("images", what, tuple(images.shape)))
+    if images.dtype != torch.uint8:
+        images = images.float()
+        _checks.finite("images", images)
+        low, high = images.min().item(), images.max().item()
+        if low < 0 or high > 1:
+            hint = "What lies outside, clamp(0, 1) brings in."
+            got = f"{low:g} to {high:g}"
+            raise ValueError(_checks.expected("images", "values in [0, 1], or bytes", got, hint))
+        images = (255 * images).round().to(torch.uint8)
+    return images.expand(-1, 3, -1, -1)
+
+
 def _featured(
     real: Tensor, generated: Tensor, features: Features | None, chunk: int, more_than: int
 ) -> tuple[Tensor, Tensor]:
@@ -252,8 +333,9 @@ def _featured(
             raise ValueError(
                 _checks.expected(argument, f"more than {more_than} elements", len(data))
             )
-        parts = [data] if features is None else [features(part) for part in data.split(chunk)]
-        flat = torch.cat([part.detach().flatten(1).cpu().double() for part in parts])
+        pieces = (data,) if features is None else data.split(chunk)
+        parts = [_flat(part if features is None else features(part), len(part)) for part in pieces]
+        flat = torch.cat(parts)
         _checks.finite(argument, flat)
         found.append(flat)
     x, y = found
@@ -261,6 +343,14 @@ def _featured(
         what = f"{x.shape[1]} features for each element, as real has"
         raise ValueError(_checks.expected("generated", what, y.shape[1]))
     return x, y
+
+
+def _flat(features: Tensor, count: int) -> Tensor:
+    """Return the features of each element as a vector of its own, in double precision."""
+    if features.shape[:1] != (count,):
+        what = f"a function that returns features for each of {count} elements"
+        raise ValueError(_checks.expected("features", what, f"shape {tuple(features.shape)}"))
+    return features.detach().reshape(count, -1).cpu().double()
 
 
 def _memberships(x: Tensor, y: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:

@@ -103,13 +103,20 @@ def report(
             rows += measure()
         except _DOES_NOT_APPLY as error:
             left_out.append((name, str(error)))
+    words = ""
+    try:
+        words = str(metrics.posterior_collapse(model, shown, draws=500, seed=seed))
+    except _DOES_NOT_APPLY as error:
+        left_out.append(("Use of the latent space", str(error)))
     figures = []
     for picture in _drawings(model, data, history, seed):
         try:
             figures.append((picture, _png(picture.draw)))
         except _DOES_NOT_APPLY as error:
             left_out.append((picture.title, str(error)))
-    path.write_text(_page(title, _about(model, data), rows, figures, left_out), encoding="utf-8")
+    path.write_text(
+        _page(title, _about(model, data), rows, words, figures, left_out), encoding="utf-8"
+    )
     return path
 
 
@@ -279,6 +286,7 @@ def _page(
     title: str,
     about: list[tuple[str, str]],
     rows: list[_Row],
+    words: str,
     figures: list[tuple[_Picture, bytes]],
     left_out: list[tuple[str, str]],
 ) -> str:
@@ -297,6 +305,9 @@ def _page(
             table(("", "value", "what it says"), [tuple(r) for r in rows]),
         ]
         parts.append("<p>After +-: the standard error over the elements.</p>")
+    if words:
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in words.splitlines())
+        parts.append(f"<h2>Use of the latent space</h2><ul>{lines}</ul>")
     for picture, png in figures:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         name, look = html.escape(picture.title), html.escape(picture.look)
