@@ -69,9 +69,9 @@ figure.savefig(args.out / "codes.png", dpi=150)
 # %%
 # Decode what is between
 # ----------------------
-# Four ways to choose a point in the latent space: a draw from the prior; a draw from a Gaussian with
-# the mean and the covariance of the training codes, the fairest guess for the autoencoder; a point
-# near the centre of the training codes; and the middle between a code and its nearest neighbour of
+# Four ways to choose a point in the latent space: a draw from the prior; a draw from a Gaussian
+# with the mean and the covariance of the training codes, the fairest guess for the autoencoder; a
+# point near the centre of the training codes; and the middle between a code and its nearest neighbour of
 # another class. Look for pixels that belong to no stroke, and for greys: where no digit was ever
 # encoded, the autoencoder's decoder was never told what to do.
 
@@ -109,8 +109,8 @@ figure.savefig(args.out / "decoded.png", dpi=150)
 # As many as there are test images, each pixel drawn from what is decoded, against the test images:
 # precision (the share of what is generated that lies among the real ones) and coverage (the share
 # of real ones that have a generated one nearby), both by the distance of pixels. The first line,
-# training images against test images, is as good as it gets. In the small digits a Gaussian fitted to
-# the codes comes close; try ``--data mnist``, whose codes fill their space less evenly.
+# training images against test images, is as good as it gets. In the small digits a Gaussian fitted
+# to the codes comes close; ``--data mnist`` parts the two further.
 
 real = test[:][0]
 size = len(real) if args.data == "digits" else 2000
