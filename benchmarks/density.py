@@ -71,7 +71,6 @@ def main() -> None:
     chosen = torch.randperm(len(train))[: args.pseudo_inputs]
     pseudo_inputs = 0.05 + 0.9 * train[chosen][0].cpu()
 
-    held = json.loads(args.json.read_text()) if args.json and args.json.exists() else {"rows": {}}
     steps = args.epochs * -(-len(train) // args.batch_size)
     for name in args.models:
         torch.manual_seed(args.seed)
@@ -102,7 +101,8 @@ def main() -> None:
         found = vk.metrics.negative_log_likelihood(model, test, args.draws, seed=args.seed)
         nll, error = found.nats
         key = f"{name}, k={args.samples if drawing else 1}, {args.epochs} epochs"
-        held["rows"][key] = {
+        held = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+        held.setdefault("rows", {})[key] = {
             "nll": nll,
             "standard_error": error,
             "training_bound": -history["loss"][-1],
@@ -110,13 +110,12 @@ def main() -> None:
             "cpu_minutes": cpu_minutes,
             "batch_size": args.batch_size,
             "learning_rate": args.learning_rate,
-            "compiled": args.compile,
+            "threads": torch.get_num_threads(),
             "seed": args.seed,
         }
         print(f"{key}: NLL {nll:.2f} +- {error:.2f} nats, trained in {minutes:.1f} minutes")
         held["machine"] = {
             "device": args.device,
-            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "vaekit": vk.__version__,

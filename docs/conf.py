@@ -87,15 +87,15 @@ bibtex_default_style = "alpha"
 # The gallery runs copies of the examples, so that the pictures they write stay out of the sources.
 EXAMPLES = HERE / "_build" / "examples"
 EXAMPLES.mkdir(parents=True, exist_ok=True)
-for example in ("quickstart.py", "custom_encoder.py"):
-    shutil.copy2(HERE.parent / "examples" / example, EXAMPLES / example)
+for example in (HERE.parent / "examples").glob("*.py"):
+    shutil.copy2(example, EXAMPLES / example.name)
 shutil.copy2(HERE / "_templates" / "gallery.rst", EXAMPLES / "GALLERY_HEADER.rst")
 
 sphinx_gallery_conf = {
     "examples_dirs": str(EXAMPLES),
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "within_subsection_order": "vaekit_pages.QuickstartFirst",
+    "within_subsection_order": "vaekit_pages.InOrder",
     "capture_repr": (),
     "download_all_examples": False,
     "min_reported_time": 10**9,

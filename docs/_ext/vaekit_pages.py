@@ -118,11 +118,27 @@ def hush(gallery_conf: Any, fname: str) -> None:
     tqdm.auto.tqdm = functools.partial(tqdm.std.tqdm, file=io.StringIO())
 
 
-class QuickstartFirst(ExplicitOrder):
-    """The order of the gallery."""
+GALLERY = [
+    "quickstart.py",
+    "custom_encoder.py",
+    "generate.py",
+    "transformation.py",
+    "reduce_dimensions.py",
+    "denoise.py",
+    "anomalies.py",
+    "features.py",
+    "compress.py",
+    "disentangle.py",
+    "interpolate.py",
+    "overfitting.py",
+]
+
+
+class InOrder(ExplicitOrder):
+    """The order of the gallery, in which an example that is not listed is an error."""
 
     def __init__(self, src_dir: str) -> None:
-        super().__init__(["quickstart.py", "custom_encoder.py"])
+        super().__init__(GALLERY)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -4,6 +4,7 @@ They are plain functions, of a model and data or of tensors, and return plain na
 Likelihoods are in nats.
 """
 
+from vaekit.metrics.anomalies import AnomalyScores, anomaly_scores, likelihood_regret
 from vaekit.metrics.disentanglement import (
     DCI,
     IRS,
@@ -16,6 +17,7 @@ from vaekit.metrics.disentanglement import (
     Modularity,
     beta_vae_score,
     dci,
+    encode_factors,
     explicitness,
     factor_vae_score,
     irs,
@@ -74,6 +76,7 @@ __all__ = [
     "MIG",
     "SAP",
     "ActiveUnits",
+    "AnomalyScores",
     "BetaVAEScore",
     "BoundedLikelihood",
     "DensityCoverage",
@@ -95,12 +98,14 @@ __all__ = [
     "active_units",
     "aggregated_posterior_gap",
     "annealed_importance_sampling",
+    "anomaly_scores",
     "beta_vae_score",
     "bidirectional_monte_carlo",
     "dci",
     "decompose_rate",
     "density_coverage",
     "elbo",
+    "encode_factors",
     "explicitness",
     "factor_vae_score",
     "frechet_distance",
@@ -108,6 +113,7 @@ __all__ = [
     "irs",
     "kernel_distance",
     "kl_by_dimension",
+    "likelihood_regret",
     "linear_probe",
     "mig",
     "modularity",

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
-from vaekit.metrics.likelihood import _part, _wide, batches_of
+from vaekit.metrics.likelihood import _wide, batches_of, part_of
 from vaekit.metrics.means import Mean, mean_of
 from vaekit.training import measuring
 from vaekit.vae import VAE
@@ -485,7 +485,7 @@ def posterior_collapse(
     means, drawn, totals, parts, worse = [], [], [], [], []
     with measuring(model, seed) as device:
         for x, _, context in batches_of(model, data, batch_size, device):
-            posterior, prior = model.encode(x, context), _part(model.prior, context)
+            posterior, prior = model.encode(x, context), part_of(model.prior, context)
             z = posterior.rsample()
             total, by_dimension = _divergences(posterior, prior, z)
             posteriors.append(posterior)
@@ -501,7 +501,7 @@ def posterior_collapse(
         for x, target, context in batches_of(model, data, batch_size, device):
             own, other = model.encode(x, context).rsample(), others[start : start + len(x)]
             right, wrong = (
-                losses.reconstruction(_part(model.decoder, context, z), target)
+                losses.reconstruction(part_of(model.decoder, context, z), target)
                 for z in (own, other)
             )
             worse.append((_wide(wrong) - _wide(right)).cpu())
@@ -540,7 +540,7 @@ def _rate(
             what = "a model whose prior is one for all elements"
             raise ValueError(_checks.expected("model", what, "one whose prior takes a context"))
         posteriors = _posteriors(model, data, batch_size, device)
-        prior = _part(model.prior, None)
+        prior = part_of(model.prior, None)
         check_comparable(posteriors[0], prior)
         codes = _drawn(posteriors, draws, chunk, parts=parts)
         pieces = codes.z.split(chunk)

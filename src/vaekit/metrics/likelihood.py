@@ -134,20 +134,29 @@ def negative_log_likelihood(
     _checks.positive_int("samples", samples)
     _checks.positive_int("chunk", chunk)
     found, effective = [], []
-    with measuring(model, seed) as device, torch.no_grad():
+    with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
-            first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
-            posterior, prior = model.encode(x, context), _part(model.prior, context)
-            for count in _chunks(samples, chunk):
-                z = posterior.rsample((count,))
-                likelihood = _part(model.decoder, context, z)
-                log_weights = losses.importance_log_weights(likelihood, posterior, prior, target, z)
-                log_weights = _wide(log_weights).cpu()
-                first = torch.logaddexp(first, log_weights.logsumexp(0))
-                second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
-            found.append(math.log(samples) - first)
-            effective.append((2 * first - second).exp())
+            value, worth = importance_sampled(model, x, target, context, samples, chunk)
+            found.append(value)
+            effective.append(worth)
     return _negative(model, torch.cat(found), torch.cat(effective))
+
+
+@torch.no_grad()
+def importance_sampled(
+    model: VAE, x: Tensor, target: Tensor, context: Tensor | None, samples: int, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return the estimate of each element of a batch, and how many draws its own are worth."""
+    first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
+    posterior, prior = model.encode(x, context), part_of(model.prior, context)
+    for count in _chunks(samples, chunk):
+        z = posterior.rsample((count,))
+        likelihood = part_of(model.decoder, context, z)
+        log_weights = losses.importance_log_weights(likelihood, posterior, prior, target, z)
+        log_weights = _wide(log_weights).cpu()
+        first = torch.logaddexp(first, log_weights.logsumexp(0))
+        second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
+    return math.log(samples) - first, (2 * first - second).exp()
 
 
 def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed: int = 0) -> ELBO:
@@ -345,9 +354,9 @@ def bidirectional_monte_carlo(
         for rows in torch.arange(n).split(_checks.positive_int("batch_size", batch_size)):
             given = None if context is None else context[rows].to(device)
             with torch.no_grad():
-                prior = _part(model.prior, given)
+                prior = part_of(model.prior, given)
                 z = prior.sample(() if prior.batch_shape else (len(rows),))
-                x = _part(model.decoder, given, z).sample()
+                x = part_of(model.decoder, given, z).sample()
             run = _Annealing(model, x, given, chains, steps, leapfrog)
             lower.append(run.forward().logsumexp(0) - math.log(chains))
             upper.append(math.log(chains) - run.reverse(z).logsumexp(0))
@@ -370,7 +379,7 @@ class _Annealing:
         self.model, self.x, self.context, self.chains = model, x, context, chains
         self.leapfrog = _checks.positive_int("leapfrog", leapfrog)
         with torch.no_grad():
-            self.prior = _part(model.prior, context)
+            self.prior = part_of(model.prior, context)
         support: Any = self.prior.support
         while hasattr(support, "base_constraint"):  # of events, and of mixtures
             support = support.base_constraint
@@ -441,7 +450,7 @@ class _Annealing:
         return _wide(self._log_prob(z)).cpu()
 
     def _log_prob(self, z: Tensor) -> Tensor:
-        return -losses.reconstruction(_part(self.model.decoder, self.context, z), self.x)
+        return -losses.reconstruction(part_of(self.model.decoder, self.context, z), self.x)
 
     @torch.no_grad()
     def _draw(self, chains: int) -> Tensor:
@@ -449,7 +458,9 @@ class _Annealing:
         return self.prior.sample((chains,) if whole else (chains, len(self.x)))
 
 
-def _part(part: Callable[..., Distribution], context: Tensor | None, *args: Tensor) -> Distribution:
+def part_of(
+    part: Callable[..., Distribution], context: Tensor | None, *args: Tensor
+) -> Distribution:
     return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
 
 

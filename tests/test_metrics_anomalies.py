@@ -1,0 +1,125 @@
+"""Scores of strange elements, held to a linear-Gaussian model whose best posterior is exact."""
+
+import pytest
+import torch
+from models import tiny
+from torch import nn
+
+import vaekit as vk
+from vaekit import metrics
+
+f64 = torch.double
+SIGMA = 0.5
+
+
+def linear() -> tuple[vk.VAE, torch.distributions.Distribution]:
+    """x = W z + noise, the columns of W orthogonal, so that the posterior is diagonal."""
+    torch.manual_seed(0)
+    latent = vk.GaussianLatent(2)
+    to_x, to_z = nn.Linear(2, 5), nn.Linear(5, latent.num_params)
+    with torch.no_grad():
+        to_x.weight.copy_(torch.linalg.qr(torch.randn(5, 2)).Q * torch.tensor([2.0, 0.7]))
+        to_z.weight.mul_(0.2)
+        to_z.bias[2:] = -2.0  # logvar
+    decoder = vk.Decoder(to_x, vk.likelihoods.Gaussian(5, sigma=SIGMA))
+    model = vk.VAE(vk.Encoder(to_z, latent), decoder).double()
+    w, b = to_x.weight.detach(), to_x.bias.detach()
+    covariance = w @ w.T + SIGMA**2 * torch.eye(5, dtype=f64)
+    return model, torch.distributions.MultivariateNormal(b, covariance)
+
+
+def exact_elbo(model: vk.VAE, x: torch.Tensor) -> torch.Tensor:
+    """The ELBO of the linear model by its formula, without a draw."""
+    q, decode = model.encode(x), model.decoder.net
+    density = torch.distributions.Normal(decode(q.mean), SIGMA).log_prob(x).sum(1)
+    spread = (decode.weight.square() @ q.variance.T).sum(0) / (2 * SIGMA**2)
+    return density - spread - vk.kl_divergence(q, model.prior())
+
+
+def test_the_regret_is_what_the_encoder_lacks_to_the_exact_evidence() -> None:
+    model, evidence = linear()
+    x = evidence.sample((6,))
+    lacking = evidence.log_prob(x) - exact_elbo(model, x).detach()
+    found = metrics.likelihood_regret(model, x, steps=600, learning_rate=0.03, samples=400)
+    draws = model(x, samples=4000)  # as many as estimate the ELBO before; after it, little varies
+    error = vk.reconstruction(draws.likelihood, x).std(0) / 4000**0.5
+    assert (lacking > 10 * error).all()
+    assert ((found - lacking).abs() < 4 * error + 0.02).all()
+    early = metrics.likelihood_regret(model, x, steps=5, learning_rate=0.03, samples=400)
+    assert (early < found).all()
+
+
+def test_the_scores_are_those_of_the_metrics_they_are_named_after() -> None:
+    model, evidence = linear()
+    x = evidence.sample((30,))
+    found = metrics.anomaly_scores(model, x, samples=4000, importance_samples=4000)
+    error = vk.reconstruction(model(x, samples=4000).likelihood, x).std(0) / 4000**0.5
+    z = (found.negative_elbo + exact_elbo(model, x).detach()) / error
+    assert z.abs().max() < 4
+    nll = metrics.negative_log_likelihood(model, x, samples=4000)
+    z = (found.negative_log_likelihood + evidence.log_prob(x)) * nll.effective_samples.sqrt()
+    near = nll.effective_samples > 200  # where the encoder is far off, no number of draws is enough
+    assert near.sum() > 5
+    assert z[near].abs().max() < 4
+    assert (found.negative_elbo >= found.reconstruction).all()
+
+
+def test_batches_change_nothing_but_the_draws_and_the_seed_repeats_them() -> None:
+    model, x = tiny(), torch.rand(7, 1, 8, 8).round()
+    one = metrics.anomaly_scores(model, x, seed=3)
+    again = metrics.anomaly_scores(model, x, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    parts = metrics.anomaly_scores(model, x, batch_size=2, seed=3)
+    assert all(len(values) == 7 for values in parts)
+    before = torch.get_rng_state()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics.likelihood_regret(model.train(), x, steps=2)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_was_never_seen_scores_higher() -> None:
+    train, test = vk.datasets.digits(binarize="threshold")
+    zeros = train.subset(train.labels == 0)
+    model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli(train.shape), latent_dim=3)
+    vk.fit(model, objective, zeros, epochs=60, batch_size=32, seed=0, progress=False)
+    outside = test.labels != 0
+    for name, values in metrics.anomaly_scores(model, test)._asdict().items():
+        pairs = values[outside][:, None] - values[~outside]
+        area = (pairs > 0).double().mean()
+        assert area > 0.9, (name, area)
+
+
+def test_other_posteriors_have_no_regret(refuses) -> None:
+    likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+    model = vk.recipes.categorical_vae(likelihood, 3, 4).model
+    x = torch.rand(5, 1, 8, 8).round()
+    found = metrics.anomaly_scores(model, x, samples=3, importance_samples=3)
+    assert found.likelihood_regret is None
+    refuses(TypeError, lambda: metrics.likelihood_regret(model, x), "model: expected a model whose")
+
+
+def test_a_context_reaches_every_part() -> None:
+    data = vk.datasets.from_tensors(torch.rand(12, 4), torch.arange(12) % 3)
+    model = vk.recipes.cvae(vk.likelihoods.Gaussian(4), latent_dim=2, classes=3).model
+    found = metrics.anomaly_scores(model, data, samples=3, importance_samples=3)
+    assert [len(values) for values in found] == [12] * 4
+
+
+@pytest.mark.parametrize("measure", [metrics.anomaly_scores, metrics.likelihood_regret])
+def test_degenerate_data_are_one_clear_error(measure, refuses) -> None:
+    x = torch.zeros(4, 1, 8, 8)
+    refuses(ValueError, lambda: measure(tiny(), x.fill_(torch.nan)), "NaN")
+    refuses(ValueError, lambda: measure(tiny(), x[:0]), "expected at least one element")
+    refuses(TypeError, lambda: measure(nn.Identity(), x), "model: expected a VAE")
+    refuses(ValueError, lambda: measure(tiny(), x, samples=0), "samples: expected")
+
+
+def test_numbers_that_do_not_fit_are_named(refuses) -> None:
+    x = torch.zeros(4, 1, 8, 8)
+    regret, scores = metrics.likelihood_regret, metrics.anomaly_scores
+    refuses(ValueError, lambda: regret(tiny(), x, steps=0), "steps: expected")
+    refuses(ValueError, lambda: regret(tiny(), x, learning_rate=0), "learning_rate: expected")
+    refuses(ValueError, lambda: scores(tiny(), x, importance_samples=0), "importance_samples")
