@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vaekit import networks
-from vaekit.networks import Network, conv, conv_transpose, mlp
+from vaekit.networks import Conditioned, Network, Rungs, conv, conv_transpose, mlp
 
 Refuses = Callable[..., Exception]
 
@@ -198,14 +198,34 @@ def test_dropout_drops_in_training_alone() -> None:
     assert torch.equal(net(x), net(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.bool])
 @makers
-def test_whole_numbers_are_refused(
+def test_whole_numbers_become_floats_of_the_weights_dtype(
+    make: Callable[..., Network], dtype: torch.dtype
+) -> None:
+    net = make().double()
+    x = torch.randint(2, (2, *net.in_shape)).to(dtype)
+    assert torch.equal(net(x), net(x.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.complex64])
+@makers
+def test_bytes_and_complex_numbers_are_refused(
     make: Callable[..., Network], dtype: torch.dtype, refuses: Refuses
 ) -> None:
     net = make()
     x = torch.zeros(2, *net.in_shape, dtype=dtype)
-    refuses(TypeError, lambda: net(x), "x: expected floating-point values", str(dtype), "float()")
+    hint = "float() / 255" if dtype == torch.uint8 else ""
+    refuses(TypeError, lambda: net(x), "x: expected floating-point values", str(dtype), hint)
+
+
+def test_counts_beside_attributes_leave_these_as_they_are() -> None:
+    counts, attributes = torch.randint(5, (3, 4)), torch.rand(3, 2)
+    net = Conditioned(mlp(6, [], 5), 2)
+    assert torch.equal(net(counts, attributes), net(counts.float(), attributes))
+    rungs = Rungs(4, [3, 2], [2, 2])
+    for one, other in zip(rungs(counts), rungs(counts.float()), strict=True):
+        assert torch.equal(one, other)
 
 
 @makers

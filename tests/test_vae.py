@@ -17,6 +17,62 @@ def x(device: torch.device) -> torch.Tensor:
     return torch.rand(8, 1, 8, 8, device=device).round()
 
 
+class TestWholeNumbers:
+    """Counts and classes, in the dtypes that they come in."""
+
+    LIKELIHOODS = (
+        vk.likelihoods.Poisson(4),
+        vk.likelihoods.NegativeBinomial(4),
+        vk.likelihoods.Categorical(4, 9),
+    )
+
+    def model(self, likelihood: vk.likelihoods.Likelihood, net: nn.Module | None = None) -> vk.VAE:
+        torch.manual_seed(0)
+        latent = vk.GaussianLatent(2)
+        net = net or vk.networks.mlp(4, [8], latent.num_params)
+        decoder = vk.Decoder(vk.networks.mlp(2, [8], likelihood.num_params), likelihood)
+        return vk.VAE(vk.Encoder(net, latent), decoder)
+
+    @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+    def test_they_train_as_floats_do(self, likelihood) -> None:
+        counts = torch.randint(9, (32, 4))
+        losses = [
+            vk.fit(self.model(likelihood), elbo(), data, steps=2, seed=0, progress=False).train
+            for data in (
+                counts.float(),
+                counts,
+                counts.int().numpy(),
+                vk.datasets.from_tensors(counts),
+                vk.datasets.from_tensors(counts.to(torch.uint8), scale=1),
+            )
+        ]
+        for loss in losses[1:]:
+            assert loss == losses[0]
+
+    @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=repr)
+    def test_bytes_that_were_scaled_are_told_from_other_faults(self, likelihood, refuses) -> None:
+        model, counts = self.model(likelihood), torch.randint(9, (32, 4))
+
+        def fit(data) -> vk.training.History:
+            return vk.fit(model, elbo(), data, steps=1, progress=False)
+
+        refuses(ValueError, lambda: fit(counts.to(torch.uint8)), "whole numbers", "scale=1")
+        error = refuses(ValueError, lambda: fit(counts + 0.3), "whole numbers")
+        assert "scale=1" not in str(error)
+
+    def test_a_network_that_takes_none_is_named(self, refuses) -> None:
+        model = self.model(vk.likelihoods.Poisson(4), nn.Linear(4, 4))
+        counts = torch.randint(9, (3, 4))
+        refuses(TypeError, lambda: model(counts), "x: expected", "int64", "Linear", "x.float()")
+        with pytest.raises(RuntimeError, match="shape"):  # of floats the network's own errors
+            model(torch.zeros(3, 5))
+
+    def test_a_network_of_embeddings_is_given_the_numbers(self) -> None:
+        net = nn.Sequential(nn.Embedding(9, 1), nn.Flatten(), nn.Linear(4, 4))
+        model = self.model(vk.likelihoods.Categorical(4, 9), net)
+        vk.fit(model, elbo(), torch.randint(9, (32, 4)), steps=1, progress=False)
+
+
 class TestShapes:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("shape", [(7,), (5, 3), (1, 8, 8), (3, 9, 11), (2, 4, 4, 4)])

@@ -468,6 +468,7 @@ class Categorical(Likelihood):
 
     The data are the numbers of the classes, from 0. The mean is the mean of that number: a picture
     where classes are grey levels; where they have no order, look at the distribution's ``mode``.
+    They may come as floats or whole numbers; bytes take ``scale=1``, as counts do (see `Poisson`).
 
     Args:
         shape: The shape of one element of the data.
@@ -514,6 +515,10 @@ class Poisson(Likelihood):
 
     Computed in double precision, and exactly so up to a rate of :math:`e^{40}` either way.
 
+    Counts may come as floats or as whole numbers. Bytes (uint8) alone are taken for grey
+    levels by data sets, which divide them by 255: ``vk.datasets.from_tensors(x, scale=1)`` does
+    not.
+
     Args:
         shape: The shape of one element of the data.
 
@@ -547,6 +552,7 @@ class NegativeBinomial(Likelihood):
 
     The network returns, for every value, :math:`\log \mu`, then :math:`\log r`, the logarithm of
     the inverse dispersion: the variance is :math:`\mu + \mu^2 / r`. Computed in double precision.
+    Counts may come in the forms that `Poisson` names.
 
     Args:
         shape: The shape of one element of the data.

@@ -43,10 +43,12 @@ class Network(nn.Module):
     Shape:
         ``x: (*batch, *in_shape)``; or, when ``in_shape`` has one dimension, ``(B, *event)`` of as
         many values (a picture into an `mlp` is flattened); or ``(B, values)``, which are given the
-        shape. Returns ``(*batch, *out_shape)``.
+        shape. Whole numbers (counts, classes) become floats of the weights' dtype. Returns
+        ``(*batch, *out_shape)``.
 
     Raises:
-        TypeError: If ``x`` has another dtype than the weights.
+        TypeError: If ``x`` has another floating-point dtype than the weights, or is of bytes, which
+            may be counts or grey levels.
         ValueError: If the shape does not fit.
     """
 
@@ -60,9 +62,7 @@ class Network(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Put ``x`` through the layers."""
-        if not x.is_floating_point():
-            what = "floating-point values"
-            raise TypeError(_checks.expected("x", what, x.dtype, "Call x.float() and scale it."))
+        x = _floats(x, self)
         out, batch = x, x.shape[:1]
         if x.shape[1:] != self.in_shape:
             batch = x.shape[: x.ndim - self._event_ndims(x)]
@@ -92,6 +92,21 @@ class Network(nn.Module):
         else:
             what = f"shape {('...', *self.in_shape)}".replace("'", "")
         raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}"))
+
+
+def _floats(x: Tensor, module: nn.Module) -> Tensor:
+    """Turn whole numbers into floats of a module's dtype; of bytes nobody knows what they are."""
+    if x.is_floating_point():
+        return x
+    if x.is_complex() or x.dtype == torch.uint8:
+        hint = (
+            "x.float() / 255 for grey levels, x.float() for counts; datasets.from_tensors does so."
+        )
+        what = "floating-point values or whole numbers"
+        hint = hint if x.dtype == torch.uint8 else ""
+        raise TypeError(_checks.expected("x", what, x.dtype, hint))
+    weights = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return x.to(next(weights, torch.get_default_dtype()))
 
 
 def _made(activation: Activation) -> nn.Module:
@@ -352,6 +367,7 @@ class Conditioned(nn.Module):
         if context is None:
             what = f"labels or {self.size} attributes for each element"
             raise TypeError(_checks.expected("context", what, None))
+        x = _floats(x, self)
         beside = self._values(context, len(x)).to(x)
         x = x.reshape(len(x), *self.in_shape)
         ones = (1,) * (x.ndim - 2)
@@ -425,7 +441,7 @@ class Rungs(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "batch ..."]) -> tuple[Tensor, ...]:
         """Return the outputs, the lowest first."""
-        x, outs = x.flatten(1), []
+        x, outs = _floats(x, self).flatten(1), []
         for stage, head in zip(self.stages, self.heads, strict=True):
             x = stage(x)
             outs.append(head(x))

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
         ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(latent.dim,)``.
 
     Raises:
+        TypeError: If ``x`` is of whole numbers and the network takes none.
         ValueError: If the network returns another number of values than the latent takes: at once
             where it is one of `vaekit.networks`, else at the first call. Also if ``x`` holds NaN,
             or the network returns NaN for an ``x`` that holds none.
@@ -69,7 +70,15 @@ class Encoder(nn.Module):
         self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
     ) -> Distribution:
         """Infer the posterior of each element."""
-        params = self.net(x) if context is None else self.net(x, context)
+        try:
+            params = self.net(x) if context is None else self.net(x, context)
+        except RuntimeError as error:
+            if x.is_floating_point():
+                raise
+            hint = "x.float() makes floats of whole numbers; those of vaekit.networks do so."
+            got = f"{x.dtype}, with which {type(self.net).__name__} fails"
+            what = "values as the network takes them"
+            raise TypeError(_checks.expected("x", what, got, hint)) from error
         if isinstance(params, tuple | list):
             params = torch.cat([part.flatten(1) for part in params], dim=-1)
         latent = self.latent

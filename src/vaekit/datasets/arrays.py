@@ -39,10 +39,11 @@ class ArrayDataset(Dataset[Any]):
             is read; ``"static"``: the same, drawn once.
         threshold: Where ``"threshold"`` cuts, in (0, 1].
         scale: What values are divided by (a target's too, where it has the dtype of ``x``). By
-            default 255 for bytes and 1 for everything else.
+            default 255 for bytes and 1 for everything else; 1 for bytes that are counts or classes.
         seed: Of the ``"static"`` draw. The ``"dynamic"`` one follows torch's global generator.
         dtype: Of the floats that batches are made of; torch's default dtype if None. Whole numbers
-            other than bytes (counts, tokens) come as they are.
+            other than bytes (counts, tokens) come as they are; `vaekit.networks` make floats of
+            them.
         classes: The names of the labels.
 
     Raises:

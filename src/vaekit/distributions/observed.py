@@ -44,14 +44,27 @@ class Values(constraints.Constraint):
         """Whether the values come in steps."""
         return self.steps is not None
 
+    def hint(self, value: Shaped[Tensor, "*shape"]) -> str:
+        """Guess why values are none of these, and say how to mend it."""
+        level = value * 255
+        if self.steps == 1 and self.high > 1 and _near_whole(level).all() and (level <= 255).all():
+            return (
+                "They look like bytes divided by 255: where the bytes are counts or classes, "
+                "vaekit.datasets.from_tensors(x, scale=1) takes them as they are."
+            )
+        return ""
+
     def check(self, value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Tell for each value whether it is one of these."""
         inside = value.isfinite() & (value >= self.low) & (value <= self.high)
         if self.steps is not None:
-            scaled = value * self.steps
             # Steps of 1/255 are no floating-point numbers; whole numbers are.
-            inside &= (scaled - scaled.round()).abs() <= (0.0 if self.steps == 1 else 0.01)
+            inside &= _near_whole(value * self.steps, 0.0 if self.steps == 1 else 0.01)
         return inside
+
+
+def _near_whole(value: Tensor, error: float = 0.01) -> Tensor:
+    return (value - value.round()).abs() <= error
 
 
 class Observed(Independent[Distribution]):
@@ -122,7 +135,7 @@ class Observed(Independent[Distribution]):
         wide = self.base_dist.mean.dtype
         if not value.is_floating_point():
             value = value.to(wide)
-        check_inside(self, value, self.values.words)
+        check_inside(self, value, self.values.words, self.values.hint)
         return sum_event(self, self._cast(self.base_dist.log_prob(value.to(wide))))
 
     def _cast(self, value: Tensor) -> Tensor:

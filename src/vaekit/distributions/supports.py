@@ -1,6 +1,6 @@
 """What reparameterised distributions share: draws, checks of their support, and pairs refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,8 +31,20 @@ class Reparameterized(Checked):
         return self.rsample(torch.Size(sample_shape)).detach()  # a point is drawn as it is
 
 
-def check_inside(distribution: Distribution, value: Tensor, what: str) -> None:
-    """Say so when a value's shape does not fit, or when it lies outside the support."""
+def check_inside(
+    distribution: Distribution,
+    value: Tensor,
+    what: str,
+    hint: Callable[[Tensor], str] | None = None,
+) -> None:
+    """Say so when a value's shape does not fit, or when it lies outside the support.
+
+    Args:
+        distribution: What the value is given to.
+        value: The value.
+        what: The words for the support.
+        hint: Returns how to mend values that lie outside.
+    """
     if not distribution._validate_args:
         return
     check_value(distribution, value)
@@ -41,7 +53,7 @@ def check_inside(distribution: Distribution, value: Tensor, what: str) -> None:
         if not distribution.support.check(value).all():  # type: ignore[union-attr]
             low, high = value.detach().aminmax()
             got = f"values from {low:g} to {high:g} that are not"
-            raise ValueError(_checks.expected("x", what, got))
+            raise ValueError(_checks.expected("x", what, got, hint(value) if hint else ""))
 
 
 def check_comparable(posterior: Distribution, prior: Distribution) -> None:
