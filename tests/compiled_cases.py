@@ -1,42 +1,72 @@
 """Cases that `test_compile.py` runs in a process of their own."""
 
-from contextlib import nullcontext
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from models import elbo, tiny
-from test_conformance import LATENTS, LIKELIHOODS, PRIORS, TERMS, build, of
+from test_conformance import LATENTS, LIKELIHOODS, POINTS, PRIORS, TERMS, build, of
 from torch import Tensor
 
 import vaekit as vk
+from vaekit.hierarchy import BottomUp, Ladder, TopDown
+from vaekit.networks import mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+#: What torch cannot make one graph of, and what dynamo stumbles on.
+EXCEPT = {
+    "VectorQuantizedLatent": "vector-quantize-pytorch asks a tensor whether it is initialised",
+    "STL over a flow": "to hold the posterior fixed, the modules of its transforms are copied",
+    "STL over a hierarchy": "to hold the posterior fixed, the functions that make it are copied",
+}
+
 
 def agrees(
-    model: vk.VAE, objective: vk.objectives.Objective, x: Tensor, samples: int | None = None
+    model: vk.VAE,
+    objective: vk.objectives.Objective,
+    x: Tensor,
+    samples: int | None = None,
+    context: Tensor | None = None,
 ) -> None:
+    """The same loss and the same gradient to every parameter, traced whole and run as it is."""
     torch._dynamo.reset()
 
-    def run(x: Tensor) -> Tensor:
-        return objective(model(x, samples), x).total
+    def run(model: vk.VAE, x: Tensor, context: Tensor | None) -> Tensor:
+        return objective(model(x, samples, context), x).total
 
     # Traced whole, differentiated, and run operation by operation: the noise is the same.
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    torch.manual_seed(1)
-    expected = run(x)
-    torch.manual_seed(1)
-    torch.testing.assert_close(compiled(x), expected)
+    results = []
+    for function in (run, compiled):
+        torch.manual_seed(1)
+        each = copy.deepcopy(model)  # a codebook that follows the data changes at every call
+        value = function(each, x, context)
+        value.backward()
+        results.append((value.detach(), {name: p.grad for name, p in each.named_parameters()}))
+    (expected, gradients), (value, traced) = results
+    torch.testing.assert_close(value, expected)
+    assert any(gradient is not None and gradient.any() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (traced[name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(traced[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def differentiating(term: vk.objectives.Term) -> AbstractContextManager[object]:
+    """What traces a term that takes gradients itself: an option that dynamo has off."""
+    takes = term.needs_graph or getattr(term, "gradient", "") == "dreg"
+    return torch._dynamo.config.patch(trace_autograd_ops=True) if takes else nullcontext()
 
 
 @of(TERMS)
 def test_terms(case, device) -> None:
     x, term = torch.rand(6, 2, 4, device=device).round(), case().to(device)
     samples = 6 if term.needs_draws else None
-    gradient = term.needs_graph or getattr(term, "gradient", "") == "dreg"
-    traced = torch._dynamo.config.patch(trace_autograd_ops=True) if gradient else nullcontext()
-    with traced:
+    with differentiating(term):
         agrees(build().to(device), vk.Reconstruction("other") + term, x, samples)
 
 
@@ -49,15 +79,63 @@ def test_likelihoods(case, device) -> None:
 
 
 @of(LATENTS)
-def test_latents(case, device) -> None:
+def test_latents(case, device, request) -> None:
+    if request.node.callspec.id == "FullGaussianLatent":
+        reason = "torch's divergence of two multivariate normals asks _infer_size of a tuple"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     x = torch.rand(6, 2, 4, device=device).round()
     agrees(build(case()).to(device), elbo(), x)
+
+
+@of({name: make for name, make in POINTS.items() if name not in EXCEPT})
+def test_points(case, device) -> None:
+    x = torch.rand(6, 2, 4, device=device).round()
+    agrees(build(case()).to(device), vk.Reconstruction() + vk.objectives.LatentL2(), x)
 
 
 @of(PRIORS)
 def test_priors(case, device) -> None:
     x = torch.rand(6, 2, 4, device=device).round()
     agrees(build(prior=case()).to(device), elbo(), x)
+
+
+def test_a_prior_of_the_encoders_own_posteriors(device) -> None:
+    x = torch.rand(6, 2, 4, device=device).round()
+    model = build()
+    model.prior = vk.priors.VampPrior(model.encoder, torch.rand(3, 2, 4))
+    agrees(model.to(device), elbo(), x)
+
+
+def test_conditions(device) -> None:
+    x, y = torch.rand(6, 2, 4, device=device).round(), torch.eye(3, device=device).repeat(2, 1)
+    torch.manual_seed(0)
+    latent = vk.GaussianLatent(3)
+    model = vk.VAE(
+        vk.Encoder(vk.networks.Conditioned(mlp(11, [16], latent.num_params), 3), latent),
+        vk.Decoder(vk.networks.Conditioned(mlp(6, [16], 8), 3), vk.likelihoods.Bernoulli((2, 4))),
+        vk.priors.ConditionalPrior(mlp(3, [16], 6), 3),
+    )
+    agrees(model.to(device), elbo(), x, context=y)
+
+
+def hierarchy(ladder: bool) -> vk.VAE:
+    torch.manual_seed(0)
+    prior = TopDown([4, 2], [mlp(2, [5], 8)])
+    latent = Ladder(prior) if ladder else BottomUp([4, 2], [mlp(4, [5], 4)])
+    net = vk.networks.Rungs(8, [16, 8], [8, 4]) if ladder else mlp(8, [16], latent.num_params)
+    decoder = vk.networks.FirstOf(mlp(4, [16], 8), 6)
+    likelihood = vk.likelihoods.Bernoulli((2, 4))
+    return vk.VAE(vk.Encoder(net, latent), vk.Decoder(decoder, likelihood), prior)
+
+
+@pytest.mark.parametrize("ladder", [False, True], ids=["BottomUp", "Ladder"])
+@pytest.mark.parametrize(
+    "term", [vk.KL(), vk.objectives.ImportanceWeighted()], ids=["KL", "ImportanceWeighted"]
+)
+def test_hierarchies(ladder: bool, term: vk.objectives.Term, device) -> None:
+    x = torch.rand(6, 2, 4, device=device).round()
+    objective = vk.Reconstruction() + term
+    agrees(hierarchy(ladder).to(device), objective, x, 6 if term.needs_draws else None)
 
 
 def test_convolutions(device) -> None:
@@ -69,6 +147,55 @@ def test_convolutions(device) -> None:
         ),
     )
     agrees(model.to(device), elbo(), torch.rand(6, 1, 9, 9, device=device))
+
+
+def test_convolutions_to_maps(device) -> None:
+    torch.manual_seed(0)
+    encoding = vk.networks.conv_maps((1, 9, 9), [4, 8], 4)
+    latent = vk.GaussianLatent(encoding.out_shape.numel() // 2)
+    decoding = vk.networks.conv_transpose_maps(2, [8, 4], (1, 9, 9))
+    model = vk.VAE(
+        vk.Encoder(encoding, latent), vk.Decoder(decoding, vk.likelihoods.Gaussian((1, 9, 9)))
+    )
+    agrees(model.to(device), elbo(), torch.rand(6, 1, 9, 9, device=device))
+
+
+def stl(model: vk.VAE) -> None:
+    term = vk.objectives.ImportanceWeighted(gradient="stl")
+    agrees(model, 1 * term, torch.rand(6, 2, 4).round(), 6)
+
+
+def quantised() -> None:
+    objective = vk.Reconstruction() + vk.objectives.Commitment()
+    agrees(build(POINTS["VectorQuantizedLatent"]()), objective, torch.rand(6, 2, 4).round())
+
+
+BROKEN = {
+    "VectorQuantizedLatent": quantised,
+    "STL over a flow": lambda: stl(build(vk.latents.FlowLatent(3, 4))),
+    "STL over a hierarchy": lambda: stl(hierarchy(ladder=True)),
+}
+
+
+@of(BROKEN)
+def test_what_is_excepted_breaks_the_graph(case) -> None:
+    """The limits as they are; where one has gone, it belongs on the lists above."""
+    assert set(BROKEN) == set(EXCEPT)
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        case()
+
+
+@of(BROKEN)
+def test_what_is_excepted_runs_in_pieces(case, monkeypatch) -> None:
+    pieces = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda run, fullgraph, backend: pieces(run))
+    case()
+
+
+def test_nothing_else_is_excepted() -> None:
+    assert set(EXCEPT) & {*LATENTS, *POINTS, *LIKELIHOODS, *PRIORS, *TERMS} == {
+        "VectorQuantizedLatent"
+    }
 
 
 def test_fit(device) -> None:
