@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from vaekit.metrics import disentanglement as metrics
 from vaekit.metrics.representation import split
 
 sklearn = pytest.importorskip("sklearn")
-from sklearn import linear_model, neighbors  # noqa: E402
+from sklearn import ensemble, linear_model, neighbors, svm  # noqa: E402
 
 Refuses = Callable[..., Exception]
 ROTATION = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
@@ -341,6 +342,198 @@ def test_irs_takes_the_quantile_of_deviations() -> None:
     assert found.score == pytest.approx(1 - 25 / 50)
 
 
+# Plain versions, which every score on codes and factors equals to rounding
+
+PART = 1 / 3  # what is held out by default
+
+
+def partly(n: int = 240, seed: int = 3) -> tuple[Tensor, Tensor]:
+    """Codes that tell a part: one each of noise, of two factors, of many values, and a constant."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (2, 3, 4)
+    factors = torch.stack([torch.randint(k, (n,), generator=generator) for k in sizes], 1)
+    drawn = torch.randn(n, 5, generator=generator, dtype=torch.double)
+    codes = torch.stack(
+        [
+            factors[:, 0] + 0.3 * drawn[:, 0],
+            factors[:, 1] - 0.7 * factors[:, 0] + 0.5 * drawn[:, 1],
+            drawn[:, 2],
+            torch.full((n,), 0.1).double(),
+            factors[:, 2].sqrt() + 0.4 * drawn[:, 4],
+        ],
+        1,
+    )
+    return codes, factors
+
+
+def columns(table: Tensor) -> list[list[Any]]:
+    return table.T.tolist()
+
+
+def bin_of(value: float, among: list[float], bins: int = 20) -> int:
+    low, high = min(among), max(among)
+    return sum(value >= low + i * (high - low) / bins for i in range(1, bins)) if high > low else 0
+
+
+def information(one: list[int], other: list[int]) -> float:
+    """In nats, by counting how often values meet and how often they would by chance."""
+    n, total = len(one), 0.0
+    for (a, b), together in Counter(zip(one, other, strict=True)).items():
+        total += together / n * math.log(together * n / (one.count(a) * other.count(b)))
+    return total
+
+
+def table_of_information(codes: Tensor, factors: Tensor) -> list[list[float]]:
+    binned = [[bin_of(value, code) for value in code] for code in columns(codes)]
+    return [[information(code, factor) for factor in columns(factors)] for code in binned]
+
+
+def mean_gap(table: list[list[float]], scales: list[float]) -> float:
+    """The best less the second best of each column, over its scale."""
+    gaps = []
+    for column, scale in zip(zip(*table, strict=True), scales, strict=True):
+        second, best = sorted(column)[-2:]
+        gaps.append((best - second) / scale)
+    return sum(gaps) / len(gaps)
+
+
+def plain_mig(codes: Tensor, factors: Tensor) -> float:
+    entropies = [information(factor, factor) for factor in columns(factors)]
+    return mean_gap(table_of_information(codes, factors), entropies)
+
+
+def plain_modularity(codes: Tensor, factors: Tensor) -> float:
+    scores = []
+    for row in table_of_information(codes, factors):
+        own = row.index(max(row))
+        others = sum(value**2 for f, value in enumerate(row) if f != own)
+        scores.append(1 - others / (row[own] ** 2 * (len(row) - 1)) if row[own] > 1e-12 else 0)
+    return sum(scores) / len(scores)
+
+
+def correlation_squared(one: list[float], other: list[float]) -> float:
+    a, b = sum(one) / len(one), sum(other) / len(other)
+    together = sum((x - a) * (y - b) for x, y in zip(one, other, strict=True))
+    own, its = sum((x - a) ** 2 for x in one), sum((y - b) ** 2 for y in other)
+    return together**2 / (own * its) if own / (len(one) - 1) > 1e-12 else 0.0
+
+
+def plain_sap_of_quantities(codes: Tensor, factors: Tensor) -> float:
+    table = [[correlation_squared(z, v) for v in columns(factors)] for z in columns(codes)]
+    return mean_gap(table, [1.0] * factors.shape[1])
+
+
+def share_right(classifier: Any, codes: list[list[float]], factor: list[int]) -> float:
+    """Train a classifier on one part, and count how often it is right on the other."""
+    train, test = (part.tolist() for part in split(len(codes), PART, 0))
+    classifier.fit([codes[i] for i in train], [factor[i] for i in train])
+    said = classifier.predict([codes[i] for i in test])
+    return sum(guess == factor[i] for guess, i in zip(said, test, strict=True)) / len(test)
+
+
+def plain_sap(codes: Tensor, factors: Tensor) -> float:
+    table = []
+    for code in columns(codes):
+        # A machine that sees a constant c may prefer any value to another; one of 0 is the rule.
+        seen = [[0.0 if min(code) == max(code) else value] for value in code]
+        machine = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=0, max_iter=10_000)
+        table.append([share_right(machine, seen, factor) for factor in columns(factors)])
+    return mean_gap(table, [1.0] * factors.shape[1])
+
+
+def plain_dci(codes: Tensor, factors: Tensor) -> tuple[float, float, float]:
+    by_factor, right = [], []
+    for factor in columns(factors):
+        trees = ensemble.GradientBoostingClassifier(random_state=0)
+        right.append(share_right(trees, codes.tolist(), factor))
+        by_factor.append(trees.feature_importances_.tolist())
+
+    def concentrated(groups: list[list[float]]) -> float:
+        score, whole = 0.0, sum(map(sum, groups))
+        for group in groups:
+            shares = [(value + 1e-11) / (sum(group) + 1e-11 * len(group)) for value in group]
+            entropy = -sum(share * math.log(share, len(group)) for share in shares)
+            score += sum(group) / whole * (1 - entropy)
+        return score
+
+    by_code = [list(row) for row in zip(*by_factor, strict=True)]
+    return concentrated(by_code), concentrated(by_factor), sum(right) / len(right)
+
+
+def plain_explicitness(codes: Tensor, factors: Tensor) -> float:
+    train, test = (part.tolist() for part in split(len(codes), PART, 0))
+    standardised = []
+    for code in columns(codes):
+        mean = sum(code[i] for i in train) / len(train)
+        spread = (sum((code[i] - mean) ** 2 for i in train) / len(train)) ** 0.5
+        standardised.append([(value - mean) / (spread if spread > 1e-9 else 1) for value in code])
+    rows = [list(row) for row in zip(*standardised, strict=True)]
+    scores = []
+    for factor in columns(factors):
+        regression = linear_model.LogisticRegression(max_iter=10_000)
+        regression.fit([rows[i] for i in train], [factor[i] for i in train])
+        chances = regression.predict_proba([rows[i] for i in test])
+        areas = []
+        for k, value in enumerate(regression.classes_):
+            of = [chance[k] for chance, i in zip(chances, test, strict=True) if factor[i] == value]
+            rest = [c[k] for c, i in zip(chances, test, strict=True) if factor[i] != value]
+            won = sum((a > b) + (a == b) / 2 for a in of for b in rest)
+            areas.append(won / (len(of) * len(rest)))
+        scores.append(sum(areas) / len(areas))
+    return sum(scores) / len(scores)
+
+
+def plain_irs(codes: Tensor, factors: Tensor) -> float:
+    weighted = weights = 0.0
+    for code in columns(codes):
+        if min(code) == max(code):
+            continue
+        mean = sum(code) / len(code)
+        deviation = max(abs(z - mean) for z in code)
+        robust = []
+        for factor in columns(factors):
+            coarse, tails = [bin_of(value, factor) for value in factor], []
+            for value in set(coarse):
+                same = [z for z, v in zip(code, coarse, strict=True) if v == value]
+                around = sorted(abs(z - sum(same) / len(same)) for z in same)
+                place = 0.99 * (len(around) - 1)
+                low, high = around[int(place)], around[math.ceil(place)]
+                tails.append(low + (place - int(place)) * (high - low))
+            robust.append(1 - sum(tails) / len(tails) / deviation)
+        weighted += deviation * max(robust)
+        weights += deviation
+    return weighted / weights
+
+
+PLAIN: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "mig": plain_mig,
+    "sap": plain_sap,
+    "sap of quantities": plain_sap_of_quantities,
+    "dci": plain_dci,
+    "modularity": plain_modularity,
+    "explicitness": plain_explicitness,
+    "irs": plain_irs,
+}
+
+
+@pytest.mark.parametrize("name", ON_CODES)
+def test_a_score_equals_the_plain_version_of_it(name: str) -> None:
+    codes, factors = partly()
+    found, plain = ON_CODES[name](codes, factors), PLAIN[name](codes, factors)
+    first = tuple(found[:3]) if name == "dci" else found[0]
+    assert first == pytest.approx(plain, rel=1e-12, abs=1e-12)
+    assert 0.02 < found[0] < 0.98  # the codes tell a part
+
+
+def test_factors_of_more_values_than_bins_are_coarse_in_both() -> None:
+    codes, factors = independent(300, 24, 3)
+    codes = codes + factors / 20
+    assert len(factors[:, 0].unique()) == 24
+    assert metrics.irs(codes, factors).score == pytest.approx(plain_irs(codes, factors), rel=1e-12)
+    found = metrics.mig(codes, factors)
+    assert found.score == pytest.approx(plain_mig(codes, factors), rel=1e-12)
+
+
 # What all scores on codes share
 
 
@@ -448,6 +641,79 @@ def test_without_scikit_learn_the_extra_is_named(
 # Scores on data that are made to order
 
 
+class Recording(Made):
+    """Data that remember which factors they were made of, call by call."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.drawn: list[Tensor] = []
+
+    def images(self, indices: Tensor) -> Tensor:
+        self.drawn.append(indices)
+        return super().images(indices)
+
+
+def entangled(x: Tensor) -> Tensor:
+    """Codes of which one is a factor, one a mixture, one of two others, and one hardly varies."""
+    first, second, third = x.T
+    turned = [first, first + 0.5 * second, (second * third).sqrt(), 0.001 * third]
+    return torch.stack(turned, 1)
+
+
+def variance(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def test_the_score_of_factor_vae_equals_a_plain_count_of_the_same_draws() -> None:
+    data, train, test, batch = Recording(7, 8, 9), 60, 50, 16
+    options = {"train": train, "test": test, "batch": batch, "variance_of": 200}
+    found = metrics.factor_vae_score(data, entangled, **options, chunk=100)
+    drawn = torch.cat(data.drawn)
+    assert len(drawn) == 200 + (train + test) * batch
+    over_all = [variance(code) for code in columns(entangled(drawn[:200].double()))]
+    votes = []
+    for start in range(200, len(drawn), batch):
+        indices = drawn[start : start + batch]
+        (fixed,) = (f for f in range(3) if len(set(indices[:, f].tolist())) == 1)
+        ratios = [
+            variance(code) / whole if whole**0.5 >= 0.05 else math.inf
+            for code, whole in zip(columns(entangled(indices.double())), over_all, strict=True)
+        ]
+        votes.append((ratios.index(min(ratios)), fixed))
+    counts = [[votes[:train].count((j, f)) for f in range(3)] for j in range(4)]
+    assert found.votes.tolist() == counts
+    assert found.active.tolist() == [True, True, True, False]
+    right = [counts[j].index(max(counts[j])) == f for j, f in votes[train:]]
+    share = sum(right) / test
+    assert 0.5 < share < 1
+    assert found.score.mean == pytest.approx(share)
+    assert found.score.standard_error == pytest.approx((share * (1 - share) / (test - 1)) ** 0.5)
+
+
+def test_the_score_of_beta_vae_equals_a_plain_count_of_the_same_draws() -> None:
+    data, train, test, batch = Recording(7, 8, 9), 60, 50, 16
+    options = {"train": train, "test": test, "batch": batch}
+    found = metrics.beta_vae_score(data, entangled, **options, chunk=10**6)
+    sets, common = [], []
+    for ones, others in (data.drawn[:2], data.drawn[2:]):
+        for start in range(0, len(ones), batch):
+            one, other = ones[start : start + batch], others[start : start + batch]
+            shared = [f for f in range(3) if (one[:, f] == other[:, f]).all()]
+            assert len(shared) == 1
+            pairs = zip(*(entangled(x.double()).tolist() for x in (one, other)), strict=True)
+            apart = [[abs(a - b) for a, b in zip(*pair, strict=True)] for pair in pairs]
+            sets.append([sum(code) / batch for code in zip(*apart, strict=True)])
+            common += shared
+    assert len(sets) == train + test
+    regression = linear_model.LogisticRegression(max_iter=10_000)
+    regression.fit(sets[:train], common[:train])
+    share = sum(regression.predict(sets[train:]) == common[train:]) / test
+    assert 0.5 < share < 1
+    assert found.score.mean == pytest.approx(share)
+    assert found.train_accuracy == regression.score(sets[:train], common[:train])
+
+
 def test_the_score_of_factor_vae_of_perfect_codes_is_one() -> None:
     found = metrics.factor_vae_score(Made(3, 4, 5), same, train=300, test=200)
     assert found.score == (1, 0)
@@ -512,14 +778,9 @@ def test_the_score_of_beta_vae_of_perfect_codes_is_one() -> None:
 
 
 def test_pairs_have_exactly_one_factor_in_common() -> None:
-    drawn: list[Tensor] = []
-
-    class Recording(Made):
-        def images(self, indices: Tensor) -> Tensor:
-            drawn.append(indices)
-            return super().images(indices)
-
-    metrics.beta_vae_score(Recording(1, 30, 30, 30), same, train=50, test=20, chunk=10**6)
+    data = Recording(1, 30, 30, 30)
+    metrics.beta_vae_score(data, same, train=50, test=20, chunk=10**6)
+    drawn = data.drawn
     for one, other in (drawn[:2], drawn[2:]):
         equal = (one == other).unflatten(0, (-1, 64)).all(1)
         assert equal.sum(1).tolist() == [2] * len(equal)  # that of one value, and another
