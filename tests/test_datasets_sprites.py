@@ -455,6 +455,28 @@ def test_mig_of_the_identity_is_one_within_its_bins(data: FactorDataset) -> None
     assert coarse.by_factor.tolist() == pytest.approx(wanted, abs=1e-12)
 
 
+def binned_share(values: int, bins: int) -> float:
+    """How much of the entropy of 0, 1, ... values - 1, all as common, stays in equal bins."""
+    counts = [0] * bins
+    for value in range(values):
+        counts[min(value * bins // (values - 1), bins - 1)] += 1
+    shares = [count / values for count in counts if count]
+    return -sum(share * math.log(share) for share in shares) / math.log(values)
+
+
+def test_mig_of_the_identity_on_all_factors_lacks_what_its_bins_hide(data: FactorDataset) -> None:
+    pytest.importorskip("sklearn")
+    everything = torch.cartesian_prod(*map(torch.arange, SIZES))
+    assert len(everything) == len(data) == 737_280
+    found = metrics.mig(everything.double(), everything)  # in 20 bins, of the factors' 40 and 32
+    wanted = [binned_share(size, 20) for size in SIZES]
+    assert wanted[:3] == pytest.approx([1, 1, math.log(20) / math.log(40)])
+    # A bin of the places holds two of the 32, but 8 of the 20 hold one.
+    assert wanted[3] == pytest.approx(1 - 24 / 32 * math.log(2) / math.log(32))
+    assert found.by_factor.tolist() == pytest.approx(wanted, abs=1e-12)
+    assert found.score == pytest.approx(sum(wanted) / 5, abs=1e-12)
+
+
 def test_metrics_draw_from_it(data: FactorDataset) -> None:
     small = data.select(shape=[2], scale=[3], orientation=[7])
     score = metrics.factor_vae_score(small, places, train=200, test=100, batch=8, variance_of=500)
