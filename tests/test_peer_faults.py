@@ -11,6 +11,7 @@ import pytest
 import torch
 from gaussians import draw, z_score
 from models import tiny
+from test_linear_gaussian import linear_gaussian
 from torch import Tensor
 from torch.autograd import grad
 
@@ -28,30 +29,35 @@ def close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_b1_stratified_weights_lie_on_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_b1_stratified_weights_lie_on_the_diagonal() -> None:
     # Over all batches of 3 out of 5, the mean of the estimated density is the density: exactly.
     size, batch = 5, 3
     everything, z = draw(0, size, 2), draw(1, size, 2).mu
     exact = everything.log_prob(z[:, None]).exp().mean(1)
 
-    def unbiased() -> bool:
+    def unbiased(estimate) -> bool:
         found: list[list[Tensor]] = [[] for _ in range(size)]
         for rows in permutations(range(size), batch):
             q = DiagonalGaussian(everything.mu[list(rows)], everything.logvar[list(rows)])
-            joint, _ = _aggregate_log_densities(q, z[list(rows)], "stratified", size, None)
-            for row, value in zip(rows, joint, strict=True):
+            for row, value in zip(rows, estimate(q, z[list(rows)]), strict=True):
                 found[row].append(value.exp())
         return close(torch.stack([torch.stack(values).mean() for values in found]), exact)
 
-    def in_a_column(batch: int, size: int) -> Tensor:
-        weights = torch.full((batch, batch), 1 / (batch - 1), dtype=f64)
-        weights[:, 0] = 1 / size
-        weights[:, 1] = (size - batch + 1) / (size * (batch - 1))
-        return weights.log()
+    def ours(q: DiagonalGaussian, z: Tensor) -> Tensor:
+        return _aggregate_log_densities(q, z, "stratified", size, None)[0]
 
-    assert unbiased()
-    monkeypatch.setattr(elbo_losses, "stratified_log_weights", in_a_column)
-    assert not unbiased()
+    def weighed(weights: Tensor):
+        return lambda q, z: (weights.log() + q.log_prob(z[:, None])).logsumexp(1)
+
+    own, others = 1 / size, (size - 1) / (size * (batch - 1))
+    on_the_diagonal = torch.full((batch, batch), others, dtype=f64).fill_diagonal_(own)
+    in_a_column = torch.full((batch, batch), 1 / (batch - 1), dtype=f64)
+    in_a_column[:, 0] = 1 / size
+    in_a_column[:, 1] = (size - batch + 1) / (size * (batch - 1))
+
+    assert unbiased(ours)
+    assert unbiased(weighed(on_the_diagonal))
+    assert not unbiased(weighed(in_a_column))
 
 
 def test_b2_the_weight_counts_once_in_the_joint_density() -> None:
@@ -227,7 +233,7 @@ def test_b9_covariances_are_of_the_batch_and_divided_by_it() -> None:
 
 def test_b9_the_discrepancy_leaves_out_pairs_of_a_point_with_itself() -> None:
     def unbiased(estimate) -> bool:
-        draws = torch.stack([estimate(*torch.randn(2, 8, 2, dtype=f64)) for _ in range(2_000)])
+        draws = torch.stack([estimate(*torch.randn(2, 8, 2, dtype=f64)) for _ in range(400)])
         return abs(z_score(draws, 0.0)) < 5
 
     kernel = losses.RBF(1.0)
@@ -261,49 +267,142 @@ def test_b9_draws_have_the_variance_that_the_divergence_takes() -> None:
     assert not right(squashed)
 
 
-def test_b5_the_draws_asked_for_are_those_drawn_and_the_sign_is_right() -> None:
-    model = tiny().double()
-    x = torch.rand(6, 1, 8, 8, dtype=f64).round()
+class TestB5:
+    """The likelihood's estimate draws what it was asked to, and has its sign.
+
+    On the linear-Gaussian model with the exact posterior every weight is p(x) itself, so that the
+    estimate has to be -log p(x) whatever the number of draws.
+    """
+
+    @pytest.fixture(scope="class")
+    def known(self) -> tuple[vk.VAE, Tensor, Tensor]:
+        model, marginal = linear_gaussian(0)
+        x = marginal.sample((6,))
+        return model, x, -marginal.log_prob(x)
+
+    @staticmethod
+    def ours(model: vk.VAE, x: Tensor, samples: int) -> Tensor:
+        return vk.metrics.negative_log_likelihood(model, x, samples=samples).by_element
+
+    @staticmethod
+    def faulty(model: vk.VAE, x: Tensor, samples: int) -> Tensor:
+        """The number asked for is read and thrown away; what comes back is log p(x)."""
+        out = model(x, 100)
+        log_weights = losses.importance_log_weights(
+            out.likelihood, out.posterior, out.prior, x, out.z
+        )
+        return log_weights.logsumexp(0) - math.log(100)
+
+    def test_b5_as_many_draws_are_decoded_as_were_asked_for(self, known) -> None:
+        model, x, _ = known
+
+        def right(estimate) -> bool:
+            return all(draws_of(model, x, estimate, asked) == asked for asked in (1, 7, 60, 130))
+
+        assert right(self.ours)
+        assert not right(self.faulty)
+
+    def test_b5_the_sign_is_that_of_a_negative_log_likelihood(self, known) -> None:
+        model, x, exact = known
+
+        def right(estimate) -> bool:
+            return close(estimate(model, x, 100), exact)
+
+        assert (exact > 0).any()  # else the sign would say nothing
+        assert right(self.ours)
+        assert not right(self.faulty)
+        assert right(lambda *args: -self.faulty(*args))  # the sign is what it failed by
+
+
+def draws_of(model: vk.VAE, x: Tensor, estimate, asked: int) -> int:
+    """Count the draws of each element that go through the decoder."""
     drawn: list[int] = []
-    model.decoder.register_forward_pre_hook(lambda _, args: drawn.append(args[0].shape[0]))
-    for asked in (1, 7, 100):
-        torch.manual_seed(0)
-        out = model(x, samples=asked)
-        bound = vk.losses.importance_weighted(out.likelihood, out.posterior, out.prior, x, out.z)
-        assert drawn.pop() == asked
-        assert (bound > 0).all()  # a negative log-likelihood of binary data is no less than 0
-
-    def faulty(asked: int) -> int:  # the number asked for is read and thrown away
-        model(x, samples=100)
-        return drawn.pop()
-
-    assert faulty(1) != 1
+    count = model.decoder.register_forward_pre_hook(
+        lambda _, args: drawn.append(args[0].numel() // (len(x) * args[0].shape[-1]))
+    )
+    try:
+        estimate(model, x, asked)
+    finally:
+        count.remove()
+    return sum(drawn)
 
 
 def test_b10_beyond_its_range_a_log_variance_has_a_gradient_that_leads_back() -> None:
     def leads_back(tamed) -> bool:
         extreme = torch.tensor([-1e4, -50.0, 50.0, 1e4], requires_grad=True)
         loss = 0.5 * (tamed(extreme).expm1() - tamed(extreme)).sum()
-        (gradient,) = torch.autograd.grad(loss, extreme)
+        (gradient,) = grad(loss, extreme)
         finite = bool(loss.isfinite() and gradient.isfinite().all())
         return finite and torch.equal(gradient.sign(), extreme.detach().sign())
 
-    assert leads_back(lambda v: DiagonalGaussian(v.new_zeros(4), v)._log_variance)
-    assert not leads_back(lambda v: v.clamp(-30, 20))
-    # And the divergence of latents of several dimensions, (B, D), is one number for each element.
-    q = DiagonalGaussian(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), event_ndims=3)
-    assert vk.kl_divergence(q).shape == (2,)
+    def ours(logvar: Tensor) -> Tensor:
+        return DiagonalGaussian(torch.zeros_like(logvar), logvar)._log_variance
+
+    assert leads_back(ours)
+    assert not leads_back(lambda logvar: logvar.clamp(-30, 20))
+    # And so it does through the divergence itself.
+    logvar = torch.tensor([[-1e4, -50.0, 50.0, 1e4]], requires_grad=True)
+    (gradient,) = grad(vk.kl_divergence(torch.zeros_like(logvar), logvar).sum(), logvar)
+    assert torch.equal(gradient.sign(), logvar.detach().sign())
+
+
+@pytest.mark.parametrize("event", [(5,), (4, 5), (3, 4, 5)], ids=["1-D", "2-D", "3-D"])
+def test_b10_the_divergence_is_a_number_for_each_element_whatever_the_latents_shape(event) -> None:
+    mu, logvar = torch.randn(2, 2, *event, dtype=f64)
+    exact = 0.5 * (logvar.exp() - 1 - logvar + mu.square()).flatten(1).sum(1)
+
+    def right(divergence) -> bool:
+        try:
+            kl = divergence(mu, logvar)
+        except (IndexError, ValueError):
+            return False
+        return kl.shape == exact.shape and close(kl, exact)
+
+    def ours(mu: Tensor, logvar: Tensor) -> Tensor:
+        return vk.kl_divergence(DiagonalGaussian(mu, logvar, event_ndims=len(event)))
+
+    def of_pictures(mu: Tensor, logvar: Tensor) -> Tensor:  # the dimensions are written into it
+        return 0.5 * (logvar.exp() - 1 - logvar + mu.square()).sum(dim=[1, 2, 3])
+
+    def of_vectors(mu: Tensor, logvar: Tensor) -> Tensor:
+        return 0.5 * (logvar.exp() - 1 - logvar + mu.square()).sum(dim=-1)
+
+    assert right(ours)
+    assert right(of_pictures) == (len(event) == 3)
+    assert right(of_vectors) == (len(event) == 1)
 
 
 def test_b11_the_average_is_over_the_draws_there_are() -> None:
+    # Seven draws in chunks of three are 3 + 3 + 1. Drawn in whole chunks, they would be nine.
+    asked, chunk = 7, 3
+    model, marginal = linear_gaussian(0)  # every weight is p(x), so that only the divisor counts
+    x = marginal.sample((6,))
+    exact = -marginal.log_prob(x)
+
+    def ours(model: vk.VAE, x: Tensor, samples: int) -> Tensor:
+        found = vk.metrics.negative_log_likelihood(model, x, samples=samples, chunk=chunk)
+        return found.by_element
+
+    def faulty(model: vk.VAE, x: Tensor, samples: int) -> Tensor:  # nine drawn, divided by seven
+        total = torch.full((len(x),), -math.inf, dtype=f64)
+        for _ in range(math.ceil(samples / chunk)):
+            out = model(x, chunk)
+            log_weights = losses.importance_log_weights(
+                out.likelihood, out.posterior, out.prior, x, out.z
+            )
+            total = torch.logaddexp(total, log_weights.logsumexp(0))
+        return math.log(samples) - total
+
+    def right(estimate) -> bool:
+        return close(estimate(model, x, asked), exact)
+
+    assert draws_of(model, x, ours, asked) == 7
+    assert draws_of(model, x, faulty, asked) == 9
+    assert right(ours)
+    assert not right(faulty)
+    assert close(exact - faulty(model, x, asked), torch.full_like(exact, math.log(9 / 7)))
+    # The bound, of which the metric is not made, divides by what it is given too.
     log_weights = torch.randn(8, 5, dtype=f64)
-    bound = vk.losses.variational_bound(log_weights)
-    exact = log_weights.exp().mean(0).log()
-    torch.testing.assert_close(bound, exact, rtol=1e-12, atol=1e-12)
-
-    def faulty(asked: int) -> Tensor:  # divides by what was asked for, not by what was drawn
-        return log_weights.logsumexp(0) - math.log(asked)
-
-    assert (faulty(10) - exact).abs().min() > 0.2
+    assert close(variational_bound(log_weights), log_weights.exp().mean(0).log())
     with pytest.raises(ValueError, match="log_weights"):
-        vk.losses.variational_bound(log_weights[:0])
+        variational_bound(log_weights[:0])
