@@ -121,16 +121,26 @@ class Chain(Checked):
             ValueError: If the shape does not fit, or if ``value`` holds NaN.
         """
         check_value(self, value)
-        blocks = self._blocks(value)
-        total: Tensor = self.first.log_prob(blocks[0])
-        for conditional, given, block in zip(self.conditionals, blocks, blocks[1:], strict=False):
-            total = total + conditional(given).log_prob(block)
+        blocks = zip(self.given(value), value.split(self.layout, dim=-1), strict=True)
+        first, *rest = (distribution.log_prob(block) for distribution, block in blocks)
+        total: Tensor = sum(rest, first)
         return total
 
-    def _blocks(self, value: Tensor) -> list[Tensor]:
-        """Split a vector into its blocks, in the order in which they are drawn."""
-        blocks = list(value.split(self.sizes[::-1] if self.reverse else self.sizes, dim=-1))
-        return blocks[::-1] if self.reverse else blocks
+    @property
+    def layout(self) -> list[int]:
+        """The number of dimensions of each block, in the order in which the vector holds them."""
+        return list(self.sizes[::-1] if self.reverse else self.sizes)
+
+    def given(self, value: Float[Tensor, "..."]) -> list[Distribution]:
+        """Return the distribution of each block, given what ``value`` holds of the one before.
+
+        They are in the order in which the vector holds them.
+        """
+        blocks = value.split(self.layout, dim=-1)
+        before = blocks[:0:-1] if self.reverse else blocks[:-1]
+        pairs = zip(self.conditionals, before, strict=True)
+        found = [self.first, *(conditional(block) for conditional, block in pairs)]
+        return found[::-1] if self.reverse else found
 
     def _follow(
         self, take: Callable[[Distribution, torch.Size], Tensor], shape: torch.Size

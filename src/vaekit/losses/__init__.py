@@ -30,7 +30,13 @@ from vaekit.losses.matching import (
     permute_dimensions,
 )
 from vaekit.losses.penalties import commitment, dip, gradient_penalty, latent_l2
-from vaekit.losses.rates import balanced_kl, capacity, free_bits, kl_by_dimension
+from vaekit.losses.rates import (
+    balanced_kl,
+    capacity,
+    free_bits,
+    kl_by_dimension,
+    kl_by_group,
+)
 
 __all__ = [
     "RBF",
@@ -51,6 +57,7 @@ __all__ = [
     "importance_log_weights",
     "importance_weighted",
     "kl_by_dimension",
+    "kl_by_group",
     "kl_divergence",
     "kl_method",
     "latent_l2",

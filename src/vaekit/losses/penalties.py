@@ -140,6 +140,11 @@ def commitment(posterior: Distribution) -> Float[Tensor, " batch"]:
     Raises:
         TypeError: If the posterior has none.
 
+    Example:
+        >>> latent = vk.latents.VectorQuantizedLatent(4, codes=8)
+        >>> commitment(latent(torch.zeros(6, 4))).shape
+        torch.Size([6])
+
     References:
         A. van den Oord, O. Vinyals and K. Kavukcuoglu, *Neural Discrete Representation Learning*,
         2017, equation 3.
