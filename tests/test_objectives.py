@@ -93,6 +93,29 @@ class TestTerms:
         expected = vk.total_correlation(out.posterior, out.z, dataset_size=100)
         torch.testing.assert_close(value, expected)
 
+    @pytest.mark.parametrize(
+        "latent",
+        [
+            vk.latents.LaplaceLatent(3),
+            vk.latents.BernoulliLatent(3, hard=True),
+            vk.latents.ProductLatent(vk.GaussianLatent(1), vk.latents.LaplaceLatent(2)),
+        ],
+        ids=lambda latent: type(latent).__name__,
+    )
+    def test_the_exact_estimator_takes_any_posterior_of_the_data(self, latent) -> None:
+        params = torch.randn(8, latent.num_params).requires_grad_()
+        q = latent(params)
+        out = vk.vae.VAEOutput(q, q.rsample(), q, latent.default_prior())
+        parts = vk.DecomposedKL(estimator="exact", dataset_posterior=q)
+        terms = vk.TotalCorrelation("exact", dataset_posterior=q), parts
+        exact = vk.total_correlation(q, out.z, estimator="exact", dataset_posterior=q)
+        torch.testing.assert_close(terms[0](out, x), exact)
+        whole = vk.kl_divergence(q, out.prior, z=out.z, method="monte_carlo").mean()
+        torch.testing.assert_close(terms[1](out, x), whole)
+        for term in terms:  # a snapshot
+            density = vk.distributions.log_prob_by_dimension(term.dataset_posterior, out.z.detach())
+            assert not density.requires_grad
+
     def test_decomposed_kl_at_one_is_the_monte_carlo_kl(self) -> None:
         out = tiny()(x)
         parts = vk.DecomposedKL(dataset_size=100)

@@ -10,9 +10,11 @@ from gaussians import z_score
 from models import tiny
 from torch import Tensor, nn
 from torch.autograd import grad
+from zuko_flows import needs_zuko
 
 import vaekit as vk
 from vaekit import losses
+from vaekit.distributions.flows import import_zuko
 from vaekit.objectives import (
     DIP,
     MMD,
@@ -121,6 +123,59 @@ class TestCapacity:
         mine.set_step(6)
 
 
+class TestGroups:
+    """Floors, balances and capacities of layers and of parts, which they were published for."""
+
+    @pytest.mark.parametrize("upwards", [False, True])
+    def test_layers_of_a_hierarchy(self, upwards: bool) -> None:
+        make = vk.recipes.two_layer_vae if upwards else vk.recipes.ladder_vae
+        model, _ = make(vk.likelihoods.Bernoulli((1, 8, 8)), (4, 2), hidden=(8, 6))
+        out = model.double()(x, 3)
+        kl = losses.kl_by_group(out.posterior, out.prior, [4, 2], z=out.z)
+        floors = FreeBits(0.5, [4, 2])(out, x)
+        torch.testing.assert_close(floors, kl.mean(0).clamp_min(0.5).sum())
+        share = kl.mean(0).abs() + 0.01
+        balanced = BalancedKL([4, 2])(out, x)
+        torch.testing.assert_close(balanced, kl @ (share / share.mean()))
+        held = Capacity([1.0, 2.0], groups=[4, 2]).double()(out, x)
+        torch.testing.assert_close(held, (kl[:, 0] - 1).abs() + (kl[:, 1] - 2).abs())
+        (floors + balanced.sum() + held.sum()).backward()
+        assert all(p.grad is not None for p in model.encoder.parameters())
+
+    @needs_zuko
+    def test_a_floor_for_all_dimensions_under_a_flow(self) -> None:
+        flow = import_zuko().flows.MAF(2, transforms=1, hidden_features=(5,))
+        model = tiny()
+        model = vk.VAE(model.encoder, model.decoder, vk.priors.FlowPrior(flow)).double()
+        out = model(x)
+        kl = vk.kl_divergence(out.posterior, out.prior, z=out.z)
+        torch.testing.assert_close(FreeBits(0.01, [2])(out, x), kl.mean().clamp_min(0.01))
+        torch.testing.assert_close(BalancedKL([2])(out, x), kl)
+
+    def test_capacities_follow_the_step(self) -> None:
+        out = tiny().double()(x)
+        kl = losses.kl_by_dimension(out.posterior, out.prior)
+        term = Capacity([Linear(0, 8, steps=4), 1.0], groups=[1, 1]).double()
+        for step, target in ((0, 0), (2, 4), (4, 8)):
+            term.set_step(step)
+            exact = (kl[:, 0] - target).abs() + (kl[:, 1] - 1).abs()
+            torch.testing.assert_close(term(out, x), exact)
+        shown = "Capacity(capacity=[Linear(start=0, end=8, steps=4), 1.0], groups=[1, 1])"
+        assert repr(term) == shown
+
+    def test_bad_input(self, refuses) -> None:
+        one = "capacity", "each of the groups [4, 2]"
+        refuses(ValueError, lambda: Capacity(1.0, groups=[4, 2]), *one, "1.0")
+        refuses(ValueError, lambda: Capacity([1.0], groups=[4, 2]), *one, "[1.0]")
+        refuses(ValueError, lambda: Capacity([1.0, 2.0]), "capacity", "groups=", "[1.0, 2.0]")
+        refuses(ValueError, lambda: Capacity([1.0, -2.0], groups=[4, 2]), "capacity", "at least 0")
+        refuses(ValueError, lambda: Capacity([1.0, 2.0], groups=[4, 0]), "groups", "above 0")
+        falling = [1.0, Linear(5, 1, steps=10)]
+        refuses(ValueError, lambda: Capacity(falling, groups=[4, 2]), "capacity", "never falls")
+        out = tiny().double()(x)
+        refuses(ValueError, lambda: FreeBits(1.0, [4])(out, x), "groups", "add up to 2", "[4]")
+
+
 class TestImportanceWeighted:
     @pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
     def test_it_is_the_function(self, gradient: str) -> None:
@@ -165,6 +220,34 @@ class TestMatching:
         other = vk.vae.VAEOutput(out.posterior, out.z, out.likelihood, mixture)
         refuses(TypeError, lambda: MMD()(other, x), "prior", "has_rsample", "MixtureSameFamily")
         AdversarialPrior(discriminator()).double().inner_loss(other, x)  # which draws only
+
+    def test_what_is_no_kernel_is_refused(self, refuses) -> None:
+        refuses(TypeError, lambda: MMD("rbf"), "kernel", "vk.losses.RBF(1.0)", "'rbf'")
+
+    @pytest.mark.parametrize("hard", [False, True])
+    def test_dimensions_that_bind_each_other_are_not_permuted(self, hard: bool, refuses) -> None:
+        term = AdversarialTotalCorrelation(vk.networks.mlp(6, [8], 1))
+        categorical = vk.latents.CategoricalLatent(2, 3, hard=hard)
+        beside = vk.latents.ProductLatent(
+            vk.GaussianLatent(3), vk.latents.CategoricalLatent(1, 3, hard=hard)
+        )
+        for latent in (categorical, beside, vk.latents.PowerSphericalLatent(6)):
+            q = latent(torch.randn(8, latent.num_params))
+            out = vk.vae.VAEOutput(q, q.rsample(), q, latent.default_prior())
+            words = "posterior", "each by itself", type(q).__name__
+            refuses(TypeError, lambda out=out: term(out, x), *words)
+            refuses(TypeError, lambda out=out: term.inner_loss(out, x), *words)
+        for latent in (
+            vk.GaussianLatent(6),
+            vk.latents.BernoulliLatent(6, hard=hard),
+            vk.latents.LaplaceLatent(6),
+            vk.latents.FullGaussianLatent(6),
+            vk.latents.ProductLatent(vk.GaussianLatent(4), vk.latents.BernoulliLatent(2)),
+        ):
+            q = latent(torch.randn(8, latent.num_params))
+            out = vk.vae.VAEOutput(q, q.rsample(), q, q)
+            assert term(out, x).shape == (8,)
+            assert term.inner_loss(out, x).shape == ()
 
     @pytest.mark.parametrize("kind", [AdversarialTotalCorrelation, AdversarialPrior])
     def test_at_the_true_log_ratio_there_is_nothing_to_learn(self, kind) -> None:
@@ -251,8 +334,9 @@ class TestPenalties:
         assert torch.equal(DIP(2, 3, within=True)(out, x), exact)
         assert torch.equal(LatentL2()(out, x), losses.latent_l2(out.z))
         kl = losses.kl_by_dimension(out.posterior, out.prior)
-        assert torch.equal(FreeBits(0.1, [2])(out, x), losses.free_bits(kl, 0.1, [2]))
-        assert torch.equal(BalancedKL([1, 1])(out, x), losses.balanced_kl(kl, [1, 1]))
+        floors, balanced = losses.free_bits(kl, 0.1, [2]), losses.balanced_kl(kl, [1, 1])
+        torch.testing.assert_close(FreeBits(0.1, [2])(out, x), floors)
+        torch.testing.assert_close(BalancedKL([1, 1])(out, x), balanced)
 
     def test_several_draws_are_averaged(self) -> None:
         out = tiny().double()(x, samples=3)
@@ -281,6 +365,20 @@ class TestPenalties:
         refuses(ValueError, lambda: DIP(diagonal=math.inf), "diagonal", "finite", "inf")
         refuses(ValueError, lambda: FreeBits(0), "floor", "above 0", "0")
         refuses(ValueError, lambda: BalancedKL([0, 2]), "groups", "above 0", "0")
+
+
+def test_a_term_is_called_as_its_class_is() -> None:
+    terms = (vk.Reconstruction(), LatentL2(), GradientPenalty(), Commitment())
+    adversaries = (AdversarialPrior(discriminator()), AdversarialTotalCorrelation(discriminator()))
+    assert [term.name for term in (*terms, *adversaries)] == [
+        "reconstruction",
+        "latent_l2",
+        "gradient_penalty",
+        "commitment",
+        "adversarial_prior",
+        "adversarial_total_correlation",
+    ]
+    assert LatentL2("mine").name == LatentL2(name="mine").name == "mine"
 
 
 @pytest.mark.parametrize(

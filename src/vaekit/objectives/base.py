@@ -1,6 +1,7 @@
 """What a term is, and what an objective: a weighted sum of them."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -157,20 +158,26 @@ class Term(nn.Module, ABC):
     ``forward`` gives them no gradient, and they are what `inner_loss` trains.
 
     Args:
-        name: What the term is called in results, in a history and in error messages.
+        name: What the term is called in results, in a history and in error messages; as its class
+            is, ``"total_correlation"`` for ``TotalCorrelation``, if None.
 
     Attributes:
         needs_draws: Whether it takes z of ``(K, B, dim)``, as ``model(x, samples=K)`` draws it.
         needs_graph: Whether it takes gradients, also where nothing is trained.
+        differentiates: Whether its value is made of gradients, which ``torch.compile`` traces only
+            when told to, as `vaekit.fit` does.
         compares: Whether it compares the elements of a batch, of which it then needs two.
     """
 
     compares: bool = False
+    differentiates: bool = False
     needs_draws: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str | None = None) -> None:
         super().__init__()
+        if name is None:
+            name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         if name == "loss":
             raise ValueError(_checks.expected("name", "another than the total's", repr(name)))
         self.name = name
@@ -222,6 +229,11 @@ class Term(nn.Module, ABC):
     def __repr__(self) -> str:
         shown = {key: value for key, value in self._options().items() if value is not None}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def over_draws(value: Tensor) -> Tensor:
+    """Take the mean over draws, where there are several."""
+    return value.mean(0) if value.ndim > 1 else value
 
 
 def _pairs(objective: Objective | Term) -> "list[tuple[Term, Weight]]":

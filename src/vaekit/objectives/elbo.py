@@ -3,17 +3,20 @@
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vaekit import _checks, losses
-from vaekit.distributions import DiagonalGaussian
-from vaekit.objectives.base import Term, Weight, _at
+from vaekit.distributions import detached
+from vaekit.objectives.base import Term, Weight, _at, over_draws
 from vaekit.vae import VAEOutput
 
 __all__ = ["KL", "DecomposedKL", "Reconstruction", "TotalCorrelation"]
 
 
 class Reconstruction(Term):
-    """`vaekit.losses.reconstruction` as a term, the mean over draws where there are several.
+    r"""`vaekit.losses.reconstruction` as a term, the mean over draws where there are several.
+
+    .. math:: -\log p(x \mid z)
 
     Args:
         name: What the term is called.
@@ -23,21 +26,22 @@ class Reconstruction(Term):
         2 * Reconstruction()
     """
 
-    def __init__(self, name: str = "reconstruction") -> None:
-        super().__init__(name)
-
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the negative log-likelihood of each element, ``(B,)``."""
-        value = losses.reconstruction(out.likelihood, x)
-        return value.mean(0) if value.ndim > 1 else value
+        return over_draws(losses.reconstruction(out.likelihood, x))
 
 
 class KL(Term):
-    """`vaekit.losses.kl_divergence` of posterior from prior, as a term.
+    r"""`vaekit.losses.kl_divergence` of posterior from prior, as a term.
+
+    .. math:: \operatorname{KL}(q(z \mid x) \,\|\, p(z))
 
     Args:
         method: ``"analytic"``, ``"monte_carlo"``, or None for the analytic one where there is one.
         name: What the term is called.
+
+    Raises:
+        ValueError: If the method is unknown.
 
     Example:
         >>> Reconstruction() + 4 * KL()
@@ -65,7 +69,7 @@ class _Aggregate(Term):
         self,
         estimator: losses.Estimator,
         dataset_size: int | None,
-        dataset_posterior: DiagonalGaussian | None,
+        dataset_posterior: Distribution | None,
         name: str,
     ) -> None:
         super().__init__(name)
@@ -79,10 +83,7 @@ class _Aggregate(Term):
         self.compares = estimator == "stratified"
         self.dataset_size = dataset_size
         self.run_size: int | None = None  # what stands in for it while data are gone through
-        self.dataset_posterior = dataset_posterior
-        if dataset_posterior is not None:
-            mu, logvar = dataset_posterior
-            self.dataset_posterior = DiagonalGaussian(mu.detach(), logvar.detach())
+        self.dataset_posterior = dataset_posterior and detached(dataset_posterior)
 
     def _aggregate(self) -> dict[str, object]:
         return {
@@ -97,7 +98,9 @@ class _Aggregate(Term):
 
 
 class TotalCorrelation(_Aggregate):
-    """`vaekit.losses.total_correlation` as a term; a statistic of the batch.
+    r"""`vaekit.losses.total_correlation` as a term; a statistic of the batch.
+
+    .. math:: \operatorname{KL}\Big( q(z) \,\Big\|\, \prod_j q(z_j) \Big)
 
     Args:
         estimator: ``"stratified"``, ``"weighted"`` or ``"exact"``.
@@ -106,6 +109,9 @@ class TotalCorrelation(_Aggregate):
         dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
             without gradients, so for measuring rather than for training.
         name: What the term is called.
+
+    Raises:
+        ValueError: If an option does not fit, or the estimator lacks what it needs.
 
     Example:
         >>> Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60_000)
@@ -116,7 +122,7 @@ class TotalCorrelation(_Aggregate):
         self,
         estimator: losses.Estimator = "stratified",
         dataset_size: int | None = None,
-        dataset_posterior: DiagonalGaussian | None = None,
+        dataset_posterior: Distribution | None = None,
         name: str = "total_correlation",
     ) -> None:
         super().__init__(estimator, dataset_size, dataset_posterior, name)
@@ -142,6 +148,9 @@ class DecomposedKL(_Aggregate):
         dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
             without gradients, so for measuring rather than for training.
 
+    Raises:
+        ValueError: As for `TotalCorrelation`, and if a weight is negative.
+
     Example:
         >>> Reconstruction() + DecomposedKL(total_correlation=6)
         Reconstruction() + DecomposedKL(total_correlation=6)
@@ -159,7 +168,7 @@ class DecomposedKL(_Aggregate):
         *,
         estimator: losses.Estimator = "stratified",
         dataset_size: int | None = None,
-        dataset_posterior: DiagonalGaussian | None = None,
+        dataset_posterior: Distribution | None = None,
     ) -> None:
         super().__init__(estimator, dataset_size, dataset_posterior, "kl")
         weights = (mutual_information, total_correlation, dimension_wise_kl)

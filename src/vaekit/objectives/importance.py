@@ -16,6 +16,9 @@ __all__ = ["ImportanceWeighted"]
 class ImportanceWeighted(Term):
     r"""`vaekit.losses.importance_weighted` as a term: reconstruction and KL in one.
 
+    .. math:: -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k
+              \left( \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)} \right)^{1 - \alpha}
+
     By itself it is the objective of the IWAE; with ``groups`` that of the MIWAE, with ``alpha`` of
     the Rényi VAE, with a ``gradient`` STL or DReG. Weighed against an ELBO it is the CIWAE's:
     ``beta * (Reconstruction() + KL()) + (1 - beta) * ImportanceWeighted()``.
@@ -48,6 +51,7 @@ class ImportanceWeighted(Term):
         self.groups = _checks.positive_int("groups", groups)
         check_gradient(gradient, alpha)
         self.gradient: losses.Gradient = gradient
+        self.differentiates = gradient == "dreg"
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the negative bound of each element, ``(B,)``."""

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
 from vaekit import _checks, losses, networks
-from vaekit.objectives.base import Term
+from vaekit.distributions import Joint
+from vaekit.objectives.base import Term, over_draws
 from vaekit.vae import VAEOutput
 
 __all__ = ["MMD", "AdversarialPrior", "AdversarialTotalCorrelation"]
@@ -21,6 +23,8 @@ __all__ = ["MMD", "AdversarialPrior", "AdversarialTotalCorrelation"]
 
 class MMD(Term):
     r"""`vaekit.losses.mmd` of the aggregated posterior and the prior, as a term.
+
+    .. math:: \mathbb{E}\, k(z, z') - 2\, \mathbb{E}\, k(z, p) + \mathbb{E}\, k(p, p')
 
     A statistic of the batch. Alone beside the reconstruction it makes a Wasserstein autoencoder;
     the InfoVAE is
@@ -32,7 +36,8 @@ class MMD(Term):
         name: What the term is called.
 
     Raises:
-        TypeError: When called, if no draw from the prior can be reparameterised.
+        TypeError: If the kernel is none; when called, if no draw from the prior can be
+            reparameterised.
 
     Example:
         >>> vk.Reconstruction() + 10 * MMD(vk.losses.RBF(1.0))
@@ -47,6 +52,9 @@ class MMD(Term):
 
     def __init__(self, kernel: losses.Kernel | None = None, name: str = "mmd") -> None:
         super().__init__(name)
+        if kernel is not None and not isinstance(kernel, losses.Kernel):
+            what = "a kernel, like vk.losses.RBF(1.0), or None"
+            raise TypeError(_checks.expected("kernel", what, repr(kernel)))
         self.kernel = kernel
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -68,8 +76,8 @@ class _Adversarial(Term):
     def __init__(
         self,
         discriminator: nn.Module | int,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None,
-        name: str,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__(name)
         self._shown = discriminator if isinstance(discriminator, int) else None
@@ -126,6 +134,11 @@ class AdversarialTotalCorrelation(_Adversarial):
         optimizer: Makes the discriminator's optimiser; Adam of 1e-4 and betas .5, .9 if None.
         name: What the term is called.
 
+    Raises:
+        TypeError: When called, if the posterior's dimensions cannot take their values each by
+            itself: those of a one-hot vector, say, whose permutations are told by shape alone.
+        ValueError: When called, if the discriminator does not return one logit for each element.
+
     Example:
         >>> vk.Reconstruction() + vk.KL() + 35 * AdversarialTotalCorrelation(10)
         Reconstruction() + KL() + 35 * AdversarialTotalCorrelation(discriminator=10)
@@ -134,19 +147,13 @@ class AdversarialTotalCorrelation(_Adversarial):
         H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, equation 3 and algorithm 2.
     """
 
-    def __init__(
-        self,
-        discriminator: nn.Module | int,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        name: str = "adversarial_total_correlation",
-    ) -> None:
-        super().__init__(discriminator, optimizer, name)
-
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the log-ratio of the densities at each element's draw, ``(B,)``."""
-        return _over_draws(self._logits(out.z, held=True))
+        _check_permutable(out.posterior)
+        return over_draws(self._logits(out.z, held=True))
 
     def _draws(self, out: VAEOutput) -> tuple[Tensor, Tensor]:
+        _check_permutable(out.posterior)
         z, other = out.posterior.sample((2,))
         return z, losses.permute_dimensions(other)
 
@@ -165,6 +172,9 @@ class AdversarialPrior(_Adversarial):
         optimizer: As for `AdversarialTotalCorrelation`.
         name: What the term is called.
 
+    Raises:
+        ValueError: When called, if the discriminator does not return one logit for each element.
+
     Example:
         >>> vk.Reconstruction() + AdversarialPrior(vk.networks.mlp(8, [64], 1))
         Reconstruction() + AdversarialPrior()
@@ -173,27 +183,35 @@ class AdversarialPrior(_Adversarial):
         A. Makhzani et al., *Adversarial Autoencoders*, 2015, section 2.
     """
 
-    def __init__(
-        self,
-        discriminator: nn.Module | int,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        name: str = "adversarial_prior",
-    ) -> None:
-        super().__init__(discriminator, optimizer, name)
-
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return how surely each element's draw is told from the prior's, ``(B,)``."""
-        return _over_draws(F.softplus(self._logits(out.z, held=True)))
+        return over_draws(F.softplus(self._logits(out.z, held=True)))
 
     def _draws(self, out: VAEOutput) -> tuple[Tensor, Tensor]:
         z = out.posterior.sample()
         return z, out.prior.sample(_draw_shape(out.prior, len(z)))
 
 
+def _check_permutable(posterior: Distribution) -> None:
+    """Say so where the values of some dimensions bind those of others."""
+    if _checks.eager() and not _by_dimension(posterior):
+        what = "one whose dimensions take their values each by itself, as permuting them asks for"
+        raise TypeError(_checks.expected("posterior", what, repr(posterior)))
+
+
+def _by_dimension(posterior: Distribution) -> bool:
+    """Tell whether the support is that of each dimension by itself."""
+    if isinstance(posterior, Joint):
+        return all(map(_by_dimension, posterior.parts))
+    try:
+        support: Any = posterior.support
+    except NotImplementedError:  # one that does not say
+        return True
+    while hasattr(support, "base_constraint"):  # of an Independent, or a mixture
+        support = support.base_constraint
+    return bool(support.event_dim == 0)
+
+
 def _draw_shape(prior: Distribution, batch: int) -> torch.Size:
     """Return the sample shape for one draw an element, also where each has a prior of its own."""
     return torch.Size() if prior.batch_shape == (batch,) else torch.Size([batch])
-
-
-def _over_draws(value: Tensor) -> Tensor:
-    return value.mean(0) if value.ndim > 1 else value

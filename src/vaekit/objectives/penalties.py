@@ -6,14 +6,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vaekit import _checks, losses
-from vaekit.objectives.base import Term
+from vaekit.objectives.base import Term, over_draws
 from vaekit.vae import VAEOutput
 
 __all__ = ["DIP", "Commitment", "GradientPenalty", "LatentL2"]
 
 
 class DIP(Term):
-    """`vaekit.losses.dip` as a term, which stands beside the KL; a statistic of the batch.
+    r"""`vaekit.losses.dip` as a term, which stands beside the KL; a statistic of the batch.
+
+    .. math:: \lambda_{od} \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2
 
     Args:
         off_diagonal: What the covariances between latents weigh.
@@ -58,7 +60,9 @@ class DIP(Term):
 
 
 class LatentL2(Term):
-    """`vaekit.losses.latent_l2` of the draws as a term: what keeps a plain autoencoder's codes in.
+    r"""`vaekit.losses.latent_l2` of the draws as a term: what keeps a plain autoencoder's codes in.
+
+    .. math:: \tfrac{1}{2} \lVert z \rVert^2
 
     Args:
         name: What the term is called.
@@ -68,20 +72,21 @@ class LatentL2(Term):
         Reconstruction() + 0.0001 * LatentL2() + 1e-06 * GradientPenalty()
     """
 
-    def __init__(self, name: str = "latent_l2") -> None:
-        super().__init__(name)
-
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return half the squared length of each element's code, ``(B,)``."""
-        value = losses.latent_l2(out.z)
-        return value.mean(0) if value.ndim > 1 else value
+        return over_draws(losses.latent_l2(out.z))
 
 
 class GradientPenalty(Term):
-    """`vaekit.losses.gradient_penalty` on the decoder's mean, as a term.
+    r"""`vaekit.losses.gradient_penalty` on the decoder's mean, as a term.
+
+    .. math:: \lVert \nabla_z \hat{x}(z) \rVert_F^2
 
     Args:
         name: What the term is called.
+
+    Raises:
+        ValueError: When called, if no gradient from the decoder's mean to z is recorded.
 
     Example:
         >>> vk.Reconstruction() + 1e-4 * LatentL2() + 1e-6 * GradientPenalty()
@@ -89,18 +94,17 @@ class GradientPenalty(Term):
     """
 
     needs_graph: ClassVar[bool] = True
-
-    def __init__(self, name: str = "gradient_penalty") -> None:
-        super().__init__(name)
+    differentiates = True
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the estimate for each element, ``(B,)``."""
-        value = losses.gradient_penalty(out.x_hat, out.z)
-        return value.mean(0) if value.ndim > 1 else value
+        return over_draws(losses.gradient_penalty(out.x_hat, out.z))
 
 
 class Commitment(Term):
-    """`vaekit.losses.commitment` of a vector-quantised posterior, as a term.
+    r"""`vaekit.losses.commitment` of a vector-quantised posterior, as a term.
+
+    .. math:: \lVert z_e(x) - \operatorname{sg}[e] \rVert^2
 
     Args:
         name: What the term is called.
@@ -112,9 +116,6 @@ class Commitment(Term):
         >>> vk.Reconstruction() + 0.25 * Commitment()
         Reconstruction() + 0.25 * Commitment()
     """
-
-    def __init__(self, name: str = "commitment") -> None:
-        super().__init__(name)
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the distance of each element's code from the codebook's, ``(B,)``."""
