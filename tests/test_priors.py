@@ -16,6 +16,7 @@ import vaekit as vk
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.flows import FlowDistribution, layers
 from vaekit.distributions.mixtures import Mixture
+from vaekit.distributions.supports import check_within
 from vaekit.priors import (
     ConditionalPrior,
     Fixed,
@@ -507,3 +508,103 @@ class TestFitFlow:
         refuses(ValueError, lambda: fit_flow(z, maf(3), 1), "z", "(..., 3)")
         refuses(ValueError, lambda: fit_flow(z / 0, maf(2), 1), "z", "infinite")
         refuses(ArithmeticError, lambda: fit_flow(1e200 * z, maf(2), 1), "finite")
+
+
+def _over(base: type[Distribution], *params: float) -> Distribution:
+    """Three of a kind, one event."""
+    return td.Independent(base(*(torch.full((3,), param) for param in params)), 1)
+
+
+NARROW: dict[str, Callable[[], Distribution]] = {
+    "Gamma": lambda: _over(td.Gamma, 2.0, 1.0),
+    "Exponential": lambda: _over(td.Exponential, 1.0),
+    "HalfNormal": lambda: _over(td.HalfNormal, 1.0),
+    "LogNormal": lambda: _over(td.LogNormal, 0.0, 1.0),
+    "Pareto": lambda: _over(td.Pareto, 0.1, 1.0),
+    "Uniform": lambda: _over(td.Uniform, -9.0, 9.0),
+    "Beta": lambda: _over(td.Beta, 2.0, 2.0),
+    "tanh of a normal": lambda: td.Independent(
+        td.TransformedDistribution(td.Normal(torch.zeros(3), 1.0), td.TanhTransform()), 1
+    ),
+    "mixture of uniform ones": lambda: td.MixtureSameFamily(
+        td.Categorical(torch.ones(2)),
+        td.Independent(td.Uniform(torch.zeros(2, 3), torch.tensor([[1.0], [2.0]])), 1),
+    ),
+    "Joint": lambda: vk.distributions.Joint(
+        [
+            vk.distributions.StandardGaussian(torch.zeros(2)),
+            td.Independent(td.Gamma(torch.ones(1), 1.0), 1),
+        ]
+    ),
+}
+narrow = pytest.mark.parametrize("make", NARROW.values(), ids=NARROW)
+gaussian = vk.distributions.DiagonalGaussian(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+@narrow
+def test_a_prior_that_lacks_part_of_the_posterior_is_refused_by_name(make, refuses) -> None:
+    prior, words = make(), ("prior: expected", "density wherever", "DiagonalGaussian")
+    latent = vk.GaussianLatent(3)
+    model = vk.VAE(
+        vk.Encoder(nn.Linear(5, 6), latent),
+        vk.Decoder(nn.Linear(3, 5), vk.likelihoods.Bernoulli(5)),
+        Fixed(prior),
+    )
+    x = torch.rand(8, 5).round()
+
+    def fit(term: vk.objectives.Term) -> None:
+        vk.fit(model, vk.Reconstruction() + term, x, steps=1, progress=False)
+
+    refuses(TypeError, lambda: fit(vk.KL()), *words)
+    for method in (None, "monte_carlo"):
+        refuses(TypeError, lambda m=method: vk.kl_divergence(gaussian, prior, method=m), *words)
+    if prior.has_rsample:
+        fit(vk.objectives.MMD())  # compares draws, and needs no density
+
+
+#: Posteriors within narrow priors: binary variables that are relaxed lie between 0 and 1.
+relaxed = vk.distributions.RelaxedBernoulli(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("name", [name for name in NARROW if name not in ("Pareto", "Joint")])
+def test_a_posterior_within_a_narrow_prior_is_not(name: str) -> None:
+    prior = NARROW[name]()
+    z = relaxed.sample((200,)).clamp(0.01, 0.99)
+    expected = (relaxed.log_prob(z) - prior.log_prob(z)).mean(0)
+    torch.testing.assert_close(vk.kl_divergence(relaxed, prior, z=z), expected)
+
+
+def test_the_bounds_of_each_dimension_and_element_count() -> None:
+    low = torch.tensor([[0.0, -5.0], [1.0, 2.0]])
+    each = td.Independent(td.Uniform(low, low + 1), 1)
+    within = td.Independent(td.Uniform(low - 0.5, low + 2), 1)
+    check_within(each, within)
+    check_within(each, td.Independent(td.Uniform(low.amin(0), low.amax(0) + 1), 1))
+    for inner, outer in ((within, each), (each, td.Independent(td.Uniform(low[0], low[0] + 1), 1))):
+        with pytest.raises(TypeError, match="prior: expected"):
+            check_within(inner, outer)
+
+
+def test_what_does_not_tell_its_support_is_let_pass() -> None:
+    class Silent(td.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    silent = td.Independent(Silent(torch.zeros(3), 1.0), 1)
+    check_within(silent, NARROW["Gamma"]())
+    check_within(gaussian, silent)
+    # An affine transform can return all numbers, but not of a base between 0 and 1.
+    moved = td.TransformedDistribution(td.Uniform(torch.zeros(3), 1.0), td.AffineTransform(1, 2))
+    check_within(td.Independent(moved, 1), NARROW["Gamma"]())
+
+
+@needs_zuko
+def test_a_flow_lies_where_its_last_transform_leads() -> None:
+    import zuko
+
+    base, unit = gaussian, NARROW["Beta"]()
+    inside = FlowDistribution([zuko.transforms.SigmoidTransform()], base)
+    assert vk.kl_divergence(inside, unit).isfinite().all()
+    with pytest.raises(TypeError, match="prior: expected"):
+        vk.kl_divergence(FlowDistribution([maf(3).float().transform()], base), unit)

@@ -99,9 +99,7 @@ def _floats(x: Tensor, module: nn.Module) -> Tensor:
     if x.is_floating_point():
         return x
     if x.is_complex() or x.dtype == torch.uint8:
-        hint = (
-            "x.float() / 255 for grey levels, x.float() for counts; datasets.from_tensors does so."
-        )
+        hint = "Grey levels are x.float() / 255, as data sets make them; counts are x.float()."
         what = "floating-point values or whole numbers"
         hint = hint if x.dtype == torch.uint8 else ""
         raise TypeError(_checks.expected("x", what, x.dtype, hint))

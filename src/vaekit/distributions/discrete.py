@@ -12,7 +12,8 @@ from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
 from vaekit.distributions.bernoulli import IndependentBernoulli
-from vaekit.distributions.supports import Reparameterized, check_inside, refuse_gaussian
+from vaekit.distributions.gaussians import refuse_gaussian
+from vaekit.distributions.supports import Reparameterized, check_inside
 
 __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
 

@@ -75,8 +75,9 @@ class FlowDistribution(Checked):
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
-        """All real numbers, over the event's dimensions."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        """What the last transform can return: all real numbers, of most flows."""
+        image = self.transforms[-1].codomain if self.transforms else constraints.real
+        return constraints.independent(image, len(self.event_shape) - image.event_dim)
 
     @property
     def mean(self) -> Tensor:

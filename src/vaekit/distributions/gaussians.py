@@ -20,8 +20,9 @@ from torch.distributions import (
 
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value, sum_event
+from vaekit.distributions.supports import check_within
 
-__all__ = ["DiagonalGaussian", "StandardGaussian"]
+__all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _LOGVAR_BOUND = 40.0
@@ -290,6 +291,7 @@ def _kl_gaussian_standard(q: DiagonalGaussian, p: StandardGaussian) -> Tensor:
 def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
     if isinstance(p.base_dist, Normal):
         return kl_divergence(q, _as_gaussian(p))
+    check_within(q, p)  # of what lies in a part of the reals, torch's is infinite
     return kl_divergence(_as_independent(q), p)  # torch knows others, Laplace's say
 
 
@@ -320,6 +322,16 @@ def _as_independent(distribution: DiagonalGaussian) -> _Independent:
 def _as_multivariate(distribution: DiagonalGaussian) -> MultivariateNormal:
     scale_tril = torch.diag_embed(distribution.stddev)
     return MultivariateNormal(distribution.mu, scale_tril=scale_tril, validate_args=False)
+
+
+def refuse_gaussian(kind: type[Distribution], what: str) -> None:
+    """Refuse a divergence from a Gaussian, which shares no base measure with this kind."""
+
+    def refuse(q: Distribution, p: Distribution) -> Tensor:
+        hint = "The latent's default_prior() is one that fits."
+        raise TypeError(_checks.expected("prior", what, repr(p), hint))
+
+    register_kl(kind, DiagonalGaussian)(refuse)
 
 
 for _q, _p, _kl in (

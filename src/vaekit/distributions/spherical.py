@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import Dirichlet, constraints, register_kl
 
 from vaekit import _checks
-from vaekit.distributions.supports import Reparameterized, check_inside, refuse_gaussian
+from vaekit.distributions.gaussians import refuse_gaussian
+from vaekit.distributions.supports import Reparameterized, check_inside
 
 __all__ = ["PowerSpherical", "UniformSphere"]
 

@@ -1,18 +1,19 @@
-"""What reparameterised distributions share: draws, checks of their support, and pairs refused."""
+"""What reparameterised distributions share: draws, and checks of their supports."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import Distribution, Independent, TransformedDistribution, constraints
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
-from vaekit.distributions.gaussians import DiagonalGaussian
 
-__all__ = ["Reparameterized", "check_comparable", "check_inside", "refuse_gaussian"]
+__all__ = ["Reparameterized", "check_comparable", "check_inside", "check_within"]
 
 
 class Reparameterized(Checked):
@@ -57,38 +58,93 @@ def check_inside(
 
 
 def check_comparable(posterior: Distribution, prior: Distribution) -> None:
-    """Say so where two densities are with respect to different measures, so not to be compared."""
-    if _checks.eager() and _measure(posterior) != _measure(prior):
-        what = "a density of the same kind as the posterior's"
-        hint = "The latent's default_prior() is one that fits."
-        raise TypeError(_checks.expected("prior", what, f"{prior!r} for {posterior!r}", hint))
+    """Say so where two densities are not to be compared, or would be so without end.
+
+    They are to be with respect to one measure, and the prior is to have one wherever the posterior
+    has; of the latter see `check_within`.
+    """
+    if _checks.eager():
+        measures = [[one.measure for one in _dimensions(each)] for each in (posterior, prior)]
+        if measures[0] != measures[1]:
+            _refuse(posterior, prior, "a density of the same kind as the posterior's")
+    check_within(posterior, prior)
 
 
-def _measure(distribution: Distribution) -> tuple[str, ...]:
+def check_within(posterior: Distribution, prior: Distribution) -> None:
+    """Say so where the posterior reaches beyond the prior's support, so that the KL is infinite.
+
+    Supports that are not known, or known to be part of what they say, are let pass.
+    """
+    # The image of a transform tells not which part of it a base of bounded values comes to.
+    inner = posterior
+    while isinstance(inner, Independent):
+        inner = inner.base_dist
+    if not _checks.eager() or type(inner).support is TransformedDistribution.support:
+        return
+    allowed = _dimensions(prior)
+    if all(one.endless for one in allowed):
+        return
+    for one, other in zip(_dimensions(posterior), allowed, strict=True):
+        if torch.as_tensor((one.low < other.low) | (one.high > other.high)).any():
+            _refuse(posterior, prior, "one that has a density wherever the posterior has one")
+
+
+def _refuse(posterior: Distribution, prior: Distribution, what: str) -> NoReturn:
+    hint = "The latent's default_prior() is one that fits."
+    raise TypeError(_checks.expected("prior", what, f"{prior!r} for {posterior!r}", hint))
+
+
+class _Dimension(NamedTuple):
+    """What a density of one dimension is with respect to, and between which values it lies."""
+
+    measure: str
+    low: Any = math.nan  # a number, or a tensor over the batch; NaN, which nothing is below, where
+    high: Any = math.nan  # it is not known
+
+    @property
+    def endless(self) -> bool:
+        return all(not isinstance(end, Tensor) and math.isinf(end) for end in (self.low, self.high))
+
+
+def _dimensions(distribution: Distribution) -> list[_Dimension]:
+    size = distribution.event_shape.numel()
     try:
-        support: Any = distribution.support
+        return _of_support(distribution.support, size)
     except NotImplementedError:  # one that does not say
-        support = constraints.real
-    return _measures(support, distribution.event_shape.numel())
+        return [_Dimension("reals")] * size
 
 
-def _measures(support: Any, size: int) -> tuple[str, ...]:
-    """Tell for each dimension what a density is with respect to."""
+def _of_support(support: Any, size: int) -> list[_Dimension]:
+    mixed = isinstance(support, MixtureSameFamilyConstraint)
     while hasattr(support, "base_constraint"):  # of an Independent, or a mixture
         support = support.base_constraint
     if hasattr(support, "parts"):  # of a Joint
         pairs = zip(support.parts, support.sizes, strict=True)
-        return tuple(each for part, part_size in pairs for each in _measures(part, part_size))
+        return [each for part, part_size in pairs for each in _of_support(part, part_size)]
     if support is constraints.simplex:
-        return ("simplices",) * size
-    return (getattr(support, "measure", "counts" if support.is_discrete else "reals"),) * size
+        return [_Dimension("simplices")] * size
+    measure = getattr(support, "measure", "counts" if support.is_discrete else "reals")
+    ends = _ends(support)
+    tensors = [end for end in ends if isinstance(end, Tensor) and end.ndim]
+    if not tensors:
+        return [_Dimension(measure, *ends)] * size
+    at = tensors[0].device
+    low, high = torch.broadcast_tensors(*(torch.as_tensor(end, device=at) for end in ends))
+    if mixed and low.ndim > 1:  # all that any component reaches
+        low, high = low.amin(-2), high.amax(-2)
+    if low.shape[-1] not in (1, size):
+        return [_Dimension(measure)] * size
+    pairs = (end.expand(*end.shape[:-1], size).unbind(-1) for end in (low, high))
+    return [_Dimension(measure, *pair) for pair in zip(*pairs, strict=True)]
 
 
-def refuse_gaussian(kind: type[Distribution], what: str) -> None:
-    """Refuse a divergence from a Gaussian, which shares no base measure with this kind."""
-
-    def refuse(q: Distribution, p: Distribution) -> Tensor:
-        hint = "The latent's default_prior() is one that fits."
-        raise TypeError(_checks.expected("prior", what, repr(p), hint))
-
-    register_kl(kind, DiagonalGaussian)(refuse)
+def _ends(support: Any) -> tuple[Any, Any]:
+    """Tell between which values a constraint's lie; NaN where that is not known."""
+    if support is constraints.boolean:
+        return 0.0, 1.0
+    if support is constraints.real:
+        return -math.inf, math.inf
+    low, high = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+    if low is None and high is None:
+        return math.nan, math.nan
+    return -math.inf if low is None else low, math.inf if high is None else high
