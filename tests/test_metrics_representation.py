@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from gaussians import z_score
 from torch import Tensor
 
 from vaekit.metrics import representation as metrics
@@ -91,6 +92,147 @@ def test_neighbourhoods_that_stay_and_neighbourhoods_that_do_not() -> None:
     lost = metrics.neighbourhood_preservation(x, torch.randn(300, 5), neighbours=5)
     assert abs(lost.trustworthiness - 0.5) < 0.05
     assert abs(lost.continuity - 0.5) < 0.05
+
+
+def plain_trust(data: list[list[float]], codes: list[list[float]], k: int) -> float:
+    """One less what strangers among the k nearest codes cost, as its authors count it."""
+    n, cost = len(data), 0
+
+    def order(points: list[list[float]], i: int) -> list[int]:
+        return sorted(set(range(n)) - {i}, key=lambda j: math.dist(points[i], points[j]))
+
+    for i in range(n):
+        near, ranked = order(codes, i)[:k], order(data, i)
+        for j in near:
+            if j not in ranked[:k]:
+                cost += ranked.index(j) + 1 - k
+    return 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * cost
+
+
+@pytest.mark.parametrize("k", [1, 6])
+def test_trust_and_continuity_equal_a_plain_version(k: int) -> None:
+    x = torch.randn(40, 5).double()
+    z = x[:, :2] + 0.3 * torch.randn(40, 2)
+    found = metrics.neighbourhood_preservation(x, z, neighbours=k)
+    trust, continuity = (
+        plain_trust(one.tolist(), other.tolist(), k) for one, other in ((x, z), (z, x))
+    )
+    assert found.trustworthiness == pytest.approx(trust, abs=1e-12)
+    assert found.continuity == pytest.approx(continuity, abs=1e-12)
+    assert 0.6 < trust < 0.99
+    assert trust != continuity
+    moved = metrics.neighbourhood_preservation(x + 1e4, z / 1e4, neighbours=k)
+    assert moved[:2] == pytest.approx((trust, continuity), abs=1e-12)
+
+
+def test_the_error_of_trust_is_that_of_the_mean_over_elements() -> None:
+    x, z = torch.randn(2, 200, 2).double()
+    found = metrics.neighbourhood_preservation(x, z, neighbours=5)
+    terms = []
+    for i in range(200):
+        ranks = (x - x[i]).norm(dim=1).argsort().argsort()
+        near = (z - z[i]).norm(dim=1).argsort()[1:6]
+        terms.append(1 - 2 / (5 * (400 - 16)) * (ranks[near] - 5).clamp(min=0).sum().item())
+    values = torch.tensor(terms)
+    assert found.trustworthiness == pytest.approx(values.mean().item())
+    assert found.trustworthiness_error == pytest.approx(values.std().item() / 200**0.5, rel=1e-4)
+    same = metrics.neighbourhood_preservation(x, x)
+    assert (same.trustworthiness_error, same.continuity_error) == (0, 0)
+
+
+def test_constant_codes_keep_what_is_near_and_are_trusted_as_noise_is() -> None:
+    n, k = 60, 7
+    x, constant = torch.randn(n, 3), torch.full((n, 2), 0.1)
+    found = metrics.neighbourhood_preservation(x, constant, neighbours=k)
+    chance = 1 - (n - k) * (n - k - 1) / ((n - 1) * (2 * n - 3 * k - 1))
+    assert found.trustworthiness == pytest.approx(chance, abs=1e-12)
+    assert found.continuity == 1
+    # As in the mean over all orders of what ties, which are drawn here.
+    orders = [
+        metrics.neighbourhood_preservation(x, torch.rand(n, 1), neighbours=k).trustworthiness
+        for _ in range(200)
+    ]
+    assert abs(z_score(torch.tensor(orders).double(), chance)) < 4
+    other = metrics.neighbourhood_preservation(constant, x, neighbours=k)
+    assert other[:2] == pytest.approx((1, chance), abs=1e-12)
+    both = metrics.neighbourhood_preservation(constant, constant, neighbours=k)
+    assert both[:2] == (1, 1)
+
+
+def test_equals_stand_by_each_other_whatever_the_order() -> None:
+    """Pictures of two values, whose distances tie, and of which some are there twice."""
+    x = (torch.rand(50, 12) < 0.3).double().repeat(2, 1)
+    z = x[:, :6]
+    same = metrics.neighbourhood_preservation(x, x, neighbours=5)
+    assert same[:2] == (1, 1)
+    found = [metrics.neighbourhood_preservation(x, z, neighbours=5, seed=s) for s in range(4)]
+    for other in found[1:]:
+        assert other[:2] == pytest.approx(found[0][:2], abs=1e-12)
+    assert 0.5 < found[0].trustworthiness < 1
+    shifted = metrics.neighbourhood_preservation(x.repeat(1, 2), 2 * z - 7, neighbours=5)
+    assert shifted[:2] == pytest.approx(found[0][:2], abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_neighbours_vote_as_in_a_plain_version(k: int) -> None:
+    codes, labels = classes(120, apart=1.5)
+    found = metrics.nearest_neighbours(codes, labels, k=k)
+    train, test = (part.tolist() for part in metrics.split(120, 0.25, 0))
+    points, right = codes.tolist(), 0
+    for i in test:
+        near = sorted(train, key=lambda j: math.dist(points[i], points[j]))[:k]
+        votes = [labels[j].item() for j in near]
+        right += min(votes, key=lambda label: (-votes.count(label), label)) == labels[i]
+    assert 0.5 < right / 30 < 1
+    assert found.accuracy.mean == pytest.approx(right / 30)
+    p = right / 30
+    assert found.accuracy.standard_error == pytest.approx((p * (1 - p) / 29) ** 0.5)
+
+
+def test_codes_of_one_dimension_and_constant_ones_have_a_value() -> None:
+    labels = torch.arange(60) % 3
+    one, constant = torch.randn(60, 1), torch.full((60, 3), 0.1)
+    for probe in PROBES.values():
+        assert 0 <= probe(one, labels).accuracy.mean <= 1
+        found = probe(constant, labels)  # which cannot do better than one label for all
+        _, test = metrics.split(60, 0.25, 0)
+        assert found.accuracy.mean in [(labels[test] == k).double().mean().item() for k in range(3)]
+    assert metrics.silhouette(constant, labels).score == (0, 0)
+    assert -1 <= metrics.silhouette(one, labels).score.mean <= 1
+    kept = metrics.neighbourhood_preservation(torch.randn(60, 4), one)
+    assert 0 < kept.trustworthiness < 1
+
+
+def test_nan_is_named_wherever_it_is(refuses: Refuses) -> None:
+    codes, labels = classes(60)
+    nan = codes.clone()
+    nan[3, 1] = math.nan
+    for measure in (*PROBES.values(), metrics.silhouette):
+        refuses(ValueError, lambda m=measure: m(nan, labels), "codes: expected no NaN, got 1 NaN")
+        refuses(ValueError, lambda m=measure: m(codes, labels / 0), "labels: expected no NaN")
+        refuses(ValueError, lambda m=measure: m(codes[:0], labels[:0]), "codes: expected shape")
+    for probe in PROBES.values():
+        for test, words in (
+            ((nan, labels), "test codes: expected no NaN"),
+            ((codes, labels / 0), "test labels: expected no NaN"),
+        ):
+            refuses(ValueError, lambda p=probe, t=test: p(codes, labels, test=t), words)
+    kept = metrics.neighbourhood_preservation
+    refuses(ValueError, lambda: kept(nan, codes), "data: expected no NaN")
+    refuses(ValueError, lambda: kept(codes, nan), "codes: expected no NaN")
+
+
+@pytest.mark.parametrize("shape", [(60, 1), (60, 2), (), (60, 2, 2)])
+def test_an_element_has_one_label(shape: tuple[int, ...], refuses: Refuses) -> None:
+    codes, labels = classes(60)
+    many = torch.zeros(shape, dtype=torch.long)
+    what = "labels: expected one for each of the 60 codes, shape (60,), got"
+    hint = "Of several factors take one: labels[:, k]." if len(shape) == 2 else ""
+    for measure in (*PROBES.values(), metrics.silhouette):
+        refuses(ValueError, lambda m=measure: m(codes, many), what, str(shape), hint)
+    for probe in PROBES.values():
+        call = lambda p=probe: p(codes, labels, test=(codes, many))  # noqa: E731
+        refuses(ValueError, call, f"test {what}", str(shape), hint)
 
 
 def test_folding_costs_trust_and_tearing_costs_continuity() -> None:

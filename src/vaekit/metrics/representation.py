@@ -71,12 +71,17 @@ class Neighbourhood(NamedTuple):
             away.
         neighbours: How many make a neighbourhood.
         elements: Which elements were used, ``(m,)``.
+        trustworthiness_error: Its standard error over the elements. It takes them for independent,
+            which they are not quite, as each one's term depends on all.
+        continuity_error: The same of the continuity.
     """
 
     trustworthiness: float
     continuity: float
     neighbours: int
     elements: Tensor
+    trustworthiness_error: float
+    continuity_error: float
 
 
 def linear_probe(
@@ -108,8 +113,8 @@ def linear_probe(
 
     Raises:
         ImportError: If scikit-learn is missing.
-        ValueError: If there are NaN or infinite values, fewer than two labels to train on, fewer
-            than two elements to test on, or sizes do not fit.
+        ValueError: If there are NaN or infinite values, more than one label for an element, fewer
+            than two labels to train on, fewer than two elements to test on, or sizes do not fit.
 
     Example:
         >>> labels = torch.arange(200) % 2
@@ -204,8 +209,8 @@ def silhouette(
 
     Raises:
         ImportError: If scikit-learn is missing.
-        ValueError: If there are NaN or infinite values, fewer than two labels among the elements
-            used, or as many labels as elements.
+        ValueError: If there are NaN or infinite values, more than one label for an element, fewer
+            than two labels among the elements used, or as many labels as elements.
 
     Example:
         >>> labels = torch.tensor([0, 0, 1, 1])
@@ -217,8 +222,8 @@ def silhouette(
         Cluster Analysis*, 1987, section 2.
     """
     metrics = scikit_learn("metrics")
-    points, classes = as_points("codes", codes), as_whole_numbers("labels", labels)
-    _same_length("labels", len(classes), len(points))
+    points = as_points("codes", codes)
+    classes = _as_labels("labels", labels, len(points))
     chosen = shuffled(len(points), seed)[: _checks.positive_int("at_most", at_most)]
     points, classes = points[chosen], classes[chosen]
     found = len(np.unique(classes))
@@ -243,9 +248,14 @@ def neighbourhood_preservation(
 
     with :math:`U_i` the codes that are among the k nearest of code i but whose data are not among
     the k nearest of datum i, and :math:`r_{ij}` the rank of datum j by its distance from datum i.
-    The continuity is the same with data and codes exchanged. By scikit-learn's
-    ``trustworthiness``, with Euclidean distances. A random code has about 1/2. Equal distances are
-    ranked in a random order.
+    The continuity is the same with data and codes exchanged. Distances are Euclidean. A random
+    code has about 1/2.
+
+    Where several tie for the last of the k places, each has its share of them, and the rank of a
+    datum is one more than how many are nearer. So constant codes, which tear nothing apart, have a
+    continuity of 1, and where no distances of data tie a trustworthiness of
+
+    .. math:: 1 - \frac{(n - k)(n - k - 1)}{(n - 1)(2 n - 3 k - 1)} \approx \frac{1}{2}.
 
     Args:
         data: The data.
@@ -259,7 +269,6 @@ def neighbourhood_preservation(
         ``data: (N, *event)``, ``codes: (N, dim)``.
 
     Raises:
-        ImportError: If scikit-learn is missing.
         ValueError: If there are NaN or infinite values, or ``neighbours`` is not below half the
             number of elements used.
 
@@ -273,7 +282,6 @@ def neighbourhood_preservation(
         J. Venna and S. Kaski, *Neighborhood Preservation in Nonlinear Projection Methods: An
         Experimental Study*, 2001.
     """
-    manifold = scikit_learn("manifold")
     points = as_points("codes", codes)
     originals = as_points("data", data.flatten(1) if data.ndim > 1 else data[:, None])
     _same_length("data", len(originals), len(points))
@@ -281,10 +289,17 @@ def neighbourhood_preservation(
     if 2 * _checks.positive_int("neighbours", neighbours) >= len(chosen):
         what = f"fewer than half the {len(chosen)} elements used"
         raise ValueError(_checks.expected("neighbours", what, neighbours))
-    originals, points = originals[chosen], points[chosen]
-    trust = manifold.trustworthiness(originals, points, n_neighbors=neighbours)
-    continuity = manifold.trustworthiness(points, originals, n_neighbors=neighbours)
-    return Neighbourhood(float(trust), float(continuity), neighbours, torch.from_numpy(chosen))
+    of_data, of_codes = _nearer(originals[chosen]), _nearer(points[chosen])
+    trust = mean_of(_kept(of_codes, of_data, neighbours))
+    continuity = mean_of(_kept(of_data, of_codes, neighbours))
+    return Neighbourhood(
+        trust.mean,
+        continuity.mean,
+        neighbours,
+        torch.from_numpy(chosen),
+        trust.standard_error,
+        continuity.standard_error,
+    )
 
 
 def scikit_learn(module: str) -> ModuleType:
@@ -345,16 +360,15 @@ def _parts(
     labelled: int | None,
     seed: int,
 ) -> tuple[Array, Array, Array, Array]:
-    points, classes = as_points("codes", codes), as_whole_numbers("labels", labels)
-    _same_length("labels", len(classes), len(points))
+    points = as_points("codes", codes)
+    classes = _as_labels("labels", labels, len(points))
     if test is None:
         train, rest = split(len(points), held_out, seed)
         points_test, classes_test = points[rest], classes[rest]
     else:
         train = shuffled(len(points), seed)
         points_test = as_points("test codes", test[0])
-        classes_test = as_whole_numbers("test labels", test[1])
-        _same_length("test labels", len(classes_test), len(points_test))
+        classes_test = _as_labels("test labels", test[1], len(points_test))
         if len(points_test) < 2:
             raise ValueError(_checks.expected("test", "at least two elements", len(points_test)))
         if points_test.shape[1] != points.shape[1]:
@@ -377,6 +391,44 @@ def _probe(
     values, counts = np.unique(classes, return_counts=True)
     chance = float((test == values[counts.argmax()]).mean())
     return Probe(mean_of(torch.from_numpy(right)), chance, len(points), name)
+
+
+def _as_labels(argument: str, labels: Tensor, n: int) -> Array:
+    """Return one whole number for each of n elements."""
+    if labels.ndim != 1:
+        what = f"one for each of the {n} codes, shape ({n},)"
+        hint = "Of several factors take one: labels[:, k]." if labels.ndim == 2 else ""
+        raise ValueError(_checks.expected(argument, what, tuple(labels.shape), hint))
+    _same_length(argument, len(labels), n)
+    return as_whole_numbers(argument, labels)
+
+
+def _nearer(points: Array) -> tuple[Tensor, Tensor]:
+    """Count, for each pair, how many are nearer to the first, and how many as near as the second.
+
+    The second is one of those that are as near. The diagonal has no meaning.
+    """
+    if (points != points.round()).any():  # whole numbers have exact distances as they are
+        points = points - points.mean(0)
+    unlike, which = np.unique(points, axis=0, return_inverse=True)  # so that equals are as near
+    squares = (unlike**2).sum(1)
+    distances = (squares[:, None] + squares - 2 * unlike @ unlike.T).clip(0)
+    np.fill_diagonal(distances, 0)
+    every = torch.from_numpy(distances[np.ix_(which.ravel(), which.ravel())])
+    every.fill_diagonal_(-1)  # before all others
+    ranked = every.sort(1).values
+    nearer, not_farther = (
+        torch.searchsorted(ranked, every, right=right) for right in (False, True)
+    )
+    return nearer - 1, not_farther - nearer
+
+
+def _kept(near: tuple[Tensor, Tensor], far: tuple[Tensor, Tensor], k: int) -> Tensor:
+    """Return what each element adds to the mean that says whether near ones stay near."""
+    (nearer, equals), (ahead, _), n = near, far, len(near[0])
+    shares = ((k - nearer).double() / equals).clamp(0, 1).fill_diagonal_(0)  # of the k places
+    strange = (shares * (ahead + 1 - k).clamp(min=0)).sum(1)
+    return 1 - 2 / (k * (2 * n - 3 * k - 1)) * strange
 
 
 def _same_length(argument: str, length: int, n: int) -> None:
