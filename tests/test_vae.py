@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from models import elbo, tiny
+from test_conformance import LATENTS, POINTS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -379,6 +380,68 @@ def test_parts_that_return_something_else_are_named(refuses) -> None:
     encoder = Parameters(vk.networks.mlp(2, [], 4), vk.GaussianLatent(2))
     model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(2, [], 2), likelihood))
     refuses(TypeError, lambda: model(torch.zeros(3, 2)), "encoder", "self.latent", "Tensor")
+
+
+def _hierarchy(ladder: bool) -> nn.Module:
+    mlp, sizes = vk.networks.mlp, [2, 1]
+    if ladder:
+        return vk.hierarchy.Ladder(vk.hierarchy.TopDown(sizes, [mlp(1, [5], 4)]))
+    return vk.hierarchy.BottomUp(sizes, [mlp(2, [5], 2)])
+
+
+class TestWholeDataSets:
+    LATENTS = (
+        LATENTS
+        | POINTS
+        | {
+            "BottomUp": lambda: _hierarchy(False),
+            "Ladder": lambda: _hierarchy(True),
+        }
+    )
+    latents = pytest.mark.parametrize("make", LATENTS.values(), ids=LATENTS)
+
+    @latents
+    def test_every_latent_encodes_one_as_batch_by_batch(self, make, device) -> None:
+        latent = make()
+        net = vk.networks.mlp(8, [5], latent.num_params)
+        likelihood = vk.likelihoods.Bernoulli(8)
+        decoder = vk.Decoder(vk.networks.mlp(latent.dim, [5], 8), likelihood)
+        model = vk.VAE(vk.Encoder(net, latent), decoder).to(device).eval()
+        x = torch.rand(1100, 8, device=device).round()
+        with torch.no_grad():
+            whole = model.encode(vk.datasets.from_tensors(x))
+            parts = [model.encode(batch) for batch in x.split(512)]
+        assert (whole.batch_shape, whole.event_shape) == ((1100,), (latent.dim,))
+        assert type(whole) is type(parts[0])
+        assert not whole.mean.requires_grad
+        torch.testing.assert_close(whole.mean, torch.cat([part.mean for part in parts]))
+        z = whole.sample()
+        if not isinstance(whole, vk.distributions.PointMass):
+            pairs = zip(parts, z.split(512), strict=True)
+            each = torch.cat([part.log_prob(piece) for part, piece in pairs])
+            torch.testing.assert_close(whole.log_prob(z), each, rtol=1e-4, atol=1e-4)
+
+    def test_encoders_of_ones_own(self, refuses) -> None:
+        class Logarithmic(vk.Encoder):
+            def forward(self, x: torch.Tensor, context: torch.Tensor | None = None):
+                return super().forward(x.log1p(), context)
+
+        class Odd(vk.Encoder):
+            def forward(self, x: torch.Tensor):
+                self.latent(self.net(x) + 1)
+                return torch.distributions.Independent(torch.distributions.Laplace(x, 1.0), 1)
+
+        def model(encoder: type[vk.Encoder]) -> vk.VAE:
+            decoder = vk.Decoder(vk.networks.mlp(3, [], 3), vk.likelihoods.Gaussian(3))
+            latent = vk.latents.LaplaceLatent(3)
+            return vk.VAE(encoder(vk.networks.mlp(3, [], 6), latent), decoder)
+
+        x, own = torch.rand(700, 3), model(Logarithmic)
+        torch.testing.assert_close(own.encode(iter(x.split(100))).mean, own.encode(x).mean)
+        assert not own.encoder.latent._forward_hooks
+        # Of what its latent did not return, nobody knows how to put it together.
+        data = vk.datasets.from_tensors(x)
+        refuses(TypeError, lambda: model(Odd).encode(data), "x: expected a batch", "Laplace")
 
 
 class TestContext:

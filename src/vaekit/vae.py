@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import alike
-from vaekit.distributions import StandardGaussian
+from vaekit.distributions import StandardGaussian, detached
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
 from vaekit.priors import Fixed, StandardNormal
@@ -269,7 +269,7 @@ class VAE(nn.Module):
 
         Raises:
             TypeError: If the posteriors of a data set's batches cannot be put together: those that
-                do not unpack into their parameters.
+                neither unpack into their parameters nor are what the encoder's latent returned.
         """
         if isinstance(x, Tensor):  # the commonest first: this runs at every step
             posterior = self._ask(self.encoder, context, x)
@@ -279,18 +279,23 @@ class VAE(nn.Module):
             return posterior
         if datasets.is_batch(x):
             return self.encode(*self._unpacked(x, context))
-        first: list[Any] = []
+        makes: Callable[..., Distribution] = self.encoder.latent  # type: ignore[assignment]
 
         def parameters(*batch: Any) -> tuple[Tensor, ...]:
-            found = self.encode(*batch)
-            if not isinstance(found, Iterable):
+            nonlocal makes
+            with _calls_of(self.encoder.latent) as calls:
+                found = self.encode(*batch)
+            if isinstance(found, Iterable):  # into what a latent has looked up already, say
+                makes = type(found)
+                return tuple(found)
+            given = [params for params, result in calls if result is found]
+            if not given:
                 what = "a batch, since posteriors of this kind cannot be put together"
                 raise TypeError(_checks.expected("x", what, f"a data set, inferring {found!r}"))
-            first.append(found)
-            return tuple(found)
+            return given[0]
 
         parts = self._over(x, parameters, context)
-        return type(first[0])(*parts)
+        return detached(makes(*parts))  # a hierarchy or a flow runs its networks when asked
 
     def reparameterize(
         self,
@@ -479,6 +484,20 @@ class VAE(nn.Module):
             _, context = self._unpacked((batch.x, batch.y), None)
             parts.append(function(batch.x.to(at), None if context is None else context.to(at)))
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
+
+
+@contextmanager
+def _calls_of(module: Any) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
+    """Take down what a module is called with, and what it returns."""
+    calls: list[tuple[tuple[Any, ...], Any]] = []
+    if not isinstance(module, nn.Module):
+        yield calls
+        return
+    hook = module.register_forward_hook(lambda _, given, result: calls.append((given, result)))
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 @contextmanager
