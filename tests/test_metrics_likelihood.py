@@ -1,9 +1,12 @@
 """Metrics of likelihood, held to the linear-Gaussian model, whose log p(x) is exact."""
 
 import math
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
+from gaussians import z_score
 from models import tiny
 from torch import nn
 from zuko_flows import needs_zuko
@@ -32,6 +35,12 @@ class Linear:
     def data(self, n: int) -> torch.Tensor:
         return self.evidence.sample((n,))
 
+    def exact_posterior(self, x: torch.Tensor) -> torch.distributions.Distribution:
+        w, b = self.model.decoder.net.weight.detach(), self.model.decoder.net.bias.detach()
+        precision = w.T @ w / SIGMA**2 + torch.eye(DIM, dtype=torch.double)
+        mean = torch.linalg.solve(precision, ((x - b) @ w / SIGMA**2).T).T
+        return torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
+
 
 @pytest.fixture
 def linear() -> Linear:
@@ -53,16 +62,9 @@ def test_importance_sampling_reaches_the_exact_value_from_above(linear: Linear) 
 
 
 def test_the_exact_posterior_needs_one_draw(linear: Linear) -> None:
-    class Exact(nn.Module):
-        def forward(self, x):
-            w, b = linear.model.decoder.net.weight, linear.model.decoder.net.bias
-            precision = w.T @ w / SIGMA**2 + torch.eye(DIM, dtype=torch.double)
-            mean = torch.linalg.solve(precision, ((x - b) @ w / SIGMA**2).T).T
-            return torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
-
     class Encoder(vk.Encoder):
         def forward(self, x, context=None):
-            return Exact()(x)
+            return linear.exact_posterior(x)
 
     model = vk.VAE(Encoder(nn.Identity(), vk.GaussianLatent(DIM)), linear.model.decoder)
     x = linear.data(7)
@@ -79,6 +81,72 @@ def test_chunks_change_nothing_but_memory(linear: Linear) -> None:
     assert ((one.by_element - parts.by_element) / error).abs().max() < 5
     again = metrics.negative_log_likelihood(linear.model, x, samples=4001, chunk=250)
     assert torch.equal(parts.by_element, again.by_element)  # seeded
+
+
+def test_exactly_the_samples_asked_for_are_drawn_and_a_chunk_of_them_held(linear: Linear) -> None:
+    chunks: list[int] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def count(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        assert all(reference() is None for reference in held)  # those of the chunks before
+        chunks.append(len(args[0]))
+        held.append(weakref.ref(args[0]))
+
+    def hold(_: nn.Module, __: object, likelihood: torch.distributions.Distribution) -> None:
+        held.append(weakref.ref(likelihood.mean))
+
+    linear.model.decoder.register_forward_pre_hook(count)
+    linear.model.decoder.register_forward_hook(hold)
+    metrics.negative_log_likelihood(linear.model, linear.data(5), 7, batch_size=2, chunk=3)
+    assert chunks == [3, 3, 1] * 3
+    for samples, chunk, wanted in ((6, 3, [3, 3]), (2, 50, [2]), (3, 1, [1, 1, 1])):
+        chunks.clear()
+        found = metrics.negative_log_likelihood(linear.model, linear.data(4), samples, chunk=chunk)
+        assert chunks == wanted
+        assert (found.effective_samples <= samples + 1e-9).all()
+
+
+def log_normal(value: float, mean: float, sigma: float) -> float:
+    return -(((value - mean) / sigma) ** 2) / 2 - math.log(sigma * math.sqrt(2 * math.pi))
+
+
+def test_the_estimates_equal_plain_sums_over_the_same_draws(linear: Linear) -> None:
+    drawn: list[torch.Tensor] = []
+    linear.model.decoder.register_forward_pre_hook(lambda _, args: drawn.append(args[0]))
+    x = linear.data(3)
+    found = metrics.negative_log_likelihood(linear.model, x, 8, chunk=3)
+    bound = metrics.elbo(linear.model, x, 8)
+    q = linear.model.encode(x)
+    mu, sigma = q.mean.tolist(), q.stddev.tolist()
+
+    def plain(draws: torch.Tensor, i: int) -> list[tuple[float, float]]:
+        """The log-weight and the log-density of the element of each of its draws."""
+        pairs = []
+        means = linear.model.decoder.net(draws[:, i]).tolist()
+        for z, mean in zip(draws[:, i].tolist(), means, strict=True):
+            density = sum(log_normal(a, b, SIGMA) for a, b in zip(x[i].tolist(), mean, strict=True))
+            prior = sum(log_normal(value, 0, 1) for value in z)
+            own = sum(map(log_normal, z, mu[i], sigma[i]))
+            pairs.append((density + prior - own, density))
+        return pairs
+
+    for i in range(3):
+        weights = [math.exp(log_weight) for log_weight, _ in plain(torch.cat(drawn[:3]), i)]
+        assert len(weights) == 8
+        assert found.by_element[i].item() == pytest.approx(-math.log(sum(weights) / 8), rel=1e-12)
+        effective = sum(weights) ** 2 / sum(w * w for w in weights)
+        assert found.effective_samples[i].item() == pytest.approx(effective, rel=1e-12)
+    values = found.by_element.tolist()
+    spread = (sum((v - sum(values) / 3) ** 2 for v in values) / 2 / 3) ** 0.5
+    assert found.nats == pytest.approx((sum(values) / 3, spread))
+    distortion = [-sum(density for _, density in plain(drawn[3], i)) / 8 for i in range(3)]
+    rate = [
+        sum((m * m + s * s - 1) / 2 - math.log(s) for m, s in zip(mu[i], sigma[i], strict=True))
+        for i in range(3)
+    ]
+    assert bound.reconstruction.mean == pytest.approx(sum(distortion) / 3, rel=1e-12)
+    assert bound.kl.mean == pytest.approx(sum(rate) / 3, rel=1e-12)
+    assert bound.elbo.mean == pytest.approx(-sum(distortion + rate) / 3, rel=1e-12)
 
 
 def test_the_elbo_is_the_sum_of_its_parts_and_below_the_evidence(linear: Linear) -> None:
@@ -118,6 +186,37 @@ def test_bounds_enclose_and_close_with_more_steps(linear: Linear) -> None:
     entropy = linear.evidence.entropy().item()
     assert abs(found.lower.mean + entropy) < 5 * found.lower.standard_error
     assert abs(found.upper.mean + entropy) < 5 * found.upper.standard_error
+
+
+def both_ways(
+    linear: Linear, chains: int, steps: int, times: int = 500
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-weights forward and in reverse, ``(chains, times, 5)``, and log p(x) of 5 elements."""
+    each = linear.data(5)
+    x = each.repeat(times, 1)  # independent runs of each
+    run = metrics._Annealing(linear.model, x, None, chains, steps, 4)
+    forward, reverse = run.forward(), run.reverse(linear.exact_posterior(x).sample())
+    shape = chains, times, 5
+    return forward.reshape(shape), reverse.reshape(shape), linear.evidence.log_prob(each)
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_forward_is_below_and_reverse_above_the_evidence_of_every_element(
+    linear: Linear, chains: int
+) -> None:
+    forward, reverse, exact = both_ways(linear, chains, steps=12)
+    below = z_score(forward.logsumexp(0) - math.log(chains), exact)
+    above = z_score(math.log(chains) - reverse.logsumexp(0), exact)
+    assert (below < 4).all()
+    assert (above > -4).all()
+    assert below.mean() < -4  # and not because they are equal
+    assert above.mean() > 4
+
+
+def test_the_weights_of_annealing_are_unbiased_for_every_element(linear: Linear) -> None:
+    forward, reverse, exact = both_ways(linear, chains=1, steps=40)
+    assert z_score((forward[0] - exact).exp(), 1.0).abs().max() < 4
+    assert z_score((reverse[0] + exact).exp(), 1.0).abs().max() < 4
 
 
 def test_bits_only_where_the_data_are_discrete(linear: Linear) -> None:
@@ -171,6 +270,54 @@ def test_priors_of_every_kind_of_real_numbers_are_annealed(recipe: str) -> None:
     assert found.by_element.isfinite().all()
     bounds = metrics.bidirectional_monte_carlo(model, 4, chains=2, steps=3)
     assert math.isfinite(bounds.gap.mean)
+
+
+MEASURES: dict[str, Callable[[vk.VAE, object], object]] = {
+    "nll": lambda model, data: metrics.negative_log_likelihood(model, data, 3),
+    "elbo": metrics.elbo,
+    "annealing": lambda model, x: metrics.annealed_importance_sampling(model, x, chains=2, steps=3),
+    "curve": lambda model, data: metrics.rate_distortion({1.0: model}, data),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_nan_and_nothing_are_one_clear_error(name: str, refuses) -> None:
+    measure, x = MEASURES[name], torch.zeros(5, 1, 8, 8)
+    nan = x.clone()
+    nan[1, 0, 2, 3] = math.nan
+    for data in (nan, [nan], [x, nan]):
+        refuses(ValueError, lambda d=data: measure(tiny(), d), "expected no NaN, got 1 NaN")
+    refuses(ValueError, lambda: measure(tiny(), x[:0]), "expected at least one element")
+    for nothing in ([], iter(())):
+        refuses(ValueError, lambda n=nothing: measure(tiny(), n), "data: expected at least one")
+    refuses(TypeError, lambda: measure(tiny(), 3), "data: expected", "int")
+    refuses(TypeError, lambda: measure(nn.Identity(), x), "model: expected a VAE, got Identity")
+    broken = tiny()
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(math.nan)
+    refuses(ValueError, lambda: measure(broken, x), "expected no NaN")
+
+
+def test_a_broken_decoder_is_named(refuses) -> None:
+    broken, x = tiny(), torch.zeros(5, 1, 8, 8)
+    nn.init.constant_(next(broken.decoder.parameters()), math.nan)
+    for measure in MEASURES.values():
+        refuses(ValueError, lambda m=measure: m(broken, x), "logits: expected no NaN")
+    simulate = metrics.bidirectional_monte_carlo
+    call = lambda: simulate(broken, 3, chains=2, steps=3)  # noqa: E731
+    refuses(ValueError, call, "logits: expected no NaN")
+
+
+def test_one_element_has_values_and_no_error(linear: Linear) -> None:
+    x = linear.data(1)
+    for found in (
+        metrics.negative_log_likelihood(linear.model, x, 3).nats,
+        metrics.annealed_importance_sampling(linear.model, x, chains=2, steps=3).nats,
+        *metrics.elbo(linear.model, x),
+    ):
+        assert math.isfinite(found.mean)
+        assert math.isnan(found.standard_error)
 
 
 def test_bad_arguments_are_named() -> None:

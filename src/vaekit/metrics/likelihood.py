@@ -109,8 +109,9 @@ def negative_log_likelihood(
         data: As for `vaekit.fit`.
         samples: K, how many draws each element has. The field's custom for MNIST is 5,000.
         batch_size: How many elements are gone through at once, where the data come unbatched.
-        chunk: How many draws of each are held at once; memory grows with this, not with
-            ``samples``.
+        chunk: How many draws of each are held at once. Memory is for a few tensors of
+            ``chunk * batch_size`` times the size of an element or of the decoder's widest layer,
+            and does not grow with ``samples``.
         seed: Of the draws.
 
     Returns:
@@ -118,7 +119,8 @@ def negative_log_likelihood(
 
     Raises:
         TypeError: If the data are none that can be gone through.
-        ValueError: If there are none, or a number is not above 0.
+        ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
+            not above 0.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
@@ -149,11 +151,14 @@ def importance_sampled(
     """Return the estimate of each element of a batch, and how many draws its own are worth."""
     first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
     posterior, prior = model.encode(x, context), part_of(model.prior, context)
-    for count in _chunks(samples, chunk):
+
+    def weigh(count: int) -> Tensor:  # what a chunk held is gone when the next is drawn
         z = posterior.rsample((count,))
         likelihood = part_of(model.decoder, context, z)
-        log_weights = losses.importance_log_weights(likelihood, posterior, prior, target, z)
-        log_weights = _wide(log_weights).cpu()
+        return losses.importance_log_weights(likelihood, posterior, prior, target, z)
+
+    for count in _chunks(samples, chunk):
+        log_weights = _wide(weigh(count)).cpu()
         first = torch.logaddexp(first, log_weights.logsumexp(0))
         second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
     return math.log(samples) - first, (2 * first - second).exp()
@@ -176,7 +181,8 @@ def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed
 
     Raises:
         TypeError: If the data are none that can be gone through.
-        ValueError: If there are none, or a number is not above 0.
+        ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
+            not above 0.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
@@ -221,7 +227,7 @@ def rate_distortion(
 
     Raises:
         TypeError: If the data are none that can be gone through.
-        ValueError: If there are no models or no data.
+        ValueError: If there are no models or no data, or as for `elbo`.
 
     Example:
         >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
@@ -275,7 +281,8 @@ def annealed_importance_sampling(
     Raises:
         TypeError: If the data are none that can be gone through, or z is on a sphere, a simplex,
             or discrete.
-        ValueError: If there are none, or a number is not above 0.
+        ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
+            not above 0.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
