@@ -368,7 +368,7 @@ def refusals(choice: Choice) -> set[str]:
     if choice.prior == "VampPrior" and q.measure is None:
         found.add("encoder")
     if choice.prior == "VampPrior" and choice.conditional:
-        found.add("context")
+        found.add("encoder")
     if choice.latent == "Ladder" and choice.prior not in (OWN, "TopDown"):
         found.add("prior")
     if found:  # there is no model to try the terms with

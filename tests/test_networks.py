@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -373,6 +374,20 @@ class TestConditioned:
         x, c = torch.rand(4, 1, 8, 8), torch.rand(4, 3)
         channels = c[:, :, None, None].expand(4, 3, 8, 8)
         torch.testing.assert_close(net(x, c), net.net(torch.cat([x, channels], dim=1)))
+
+    def test_labels_come_in_many_forms(self) -> None:
+        net, x, labels = networks.Conditioned(mlp(4 + 3, [], 5), 3), torch.rand(2, 4), [2, 0]
+        expected = net(x, torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+        rows = np.eye(3)[labels]
+        for context in (labels, tuple(labels), np.array(labels), torch.tensor(labels), rows):
+            assert torch.equal(net(x, context), expected)
+        assert torch.equal(net(x, rows.tolist()), expected)
+
+    @pytest.mark.parametrize("context", [7, {"y": [1, 2]}, "ab", ["a", "b"], [[1], [1, 2]]])
+    def test_other_forms_are_refused(self, context: Any, refuses: Refuses) -> None:
+        net = networks.Conditioned(mlp(4 + 3, [], 5), 3)
+        words = "context: expected a tensor, an array or a sequence", repr(context)
+        refuses(TypeError, lambda: net(torch.rand(2, 4), context), *words)
 
     def test_a_network_for_the_context_alone_is_refused(self, refuses: Refuses) -> None:
         refuses(

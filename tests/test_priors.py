@@ -2,6 +2,7 @@ import copy
 from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.distributions as td
@@ -437,6 +438,17 @@ class TestConditionalPrior:
         assert torch.equal(torch.cat(tuple(p), -1), net(context))
         vk.kl_divergence(DiagonalGaussian(*torch.randn(2, 4, 3)), p).sum().backward()
         assert all(p.grad is not None for p in prior.parameters())
+
+    def test_labels_are_what_they_are_to_conditioned_networks(self, refuses) -> None:
+        prior, labels = ConditionalPrior(vk.networks.mlp(4, [6], 6).double(), 3), [3, 0, 3]
+        expected = prior(torch.eye(4, dtype=f64)[labels]).mean
+        for context in (labels, np.array(labels), torch.tensor(labels)):
+            assert torch.equal(prior(context).mean, expected)
+        refuses(ValueError, lambda: prior(torch.tensor([0, 4])), "context", "0 to 3", "0 to 4")
+        refuses(TypeError, lambda: prior({"y": 3}), "context: expected", "{'y': 3}")
+        # A network of one's own is given them as they are.
+        own = ConditionalPrior(nn.Embedding(4, 6), 3)
+        assert own(labels).batch_shape == (3,)
 
     @pytest.mark.parametrize("dim", [1, 2])
     def test_its_density_integrates_to_one(self, dim) -> None:

@@ -495,6 +495,48 @@ class TestContext:
         refuses(ValueError, lambda: model.sample(5, context=torch.zeros(6).long()), "context", "5")
         refuses(TypeError, lambda: tiny()(x, context=torch.zeros(6)), "context", "Conditioned")
 
+    def test_it_comes_in_many_forms(self) -> None:
+        model, x = self.model().eval(), torch.rand(4, 1, 8, 8).round()
+        y, z, generator = torch.tensor([2, 0, 1, 2]), torch.randn(4, 2), torch.Generator()
+        attributes = torch.nn.functional.one_hot(y)
+        for same in (y.tolist(), y.numpy(), attributes, attributes.double().numpy()):
+            assert torch.equal(model.encode(x, same).mean, model.encode(x, y).mean)
+            assert torch.equal(model.encode((x, same)).mean, model.encode(x, y).mean)
+            assert torch.equal(model.decode(z, same), model.decode(z, y))
+            assert torch.equal(model.reconstruct(x, same), model.reconstruct(x, y))
+            assert model(x, samples=3, context=same).z.shape == (3, 4, 2)
+            assert model.encode_to_latent(x, context=same).shape == (4, 2)
+            drawn = [model.sample(4, 1.0, generator.manual_seed(0), each) for each in (same, y)]
+            assert torch.equal(*drawn)
+
+    @pytest.mark.parametrize("context", [7, {"y": [1, 2]}, "ab"])
+    def test_other_forms_are_refused(self, context, refuses) -> None:
+        model, x = self.model(), torch.rand(4, 1, 8, 8)
+        words = "context: expected a tensor, an array or a sequence", repr(context)
+        for call in (
+            lambda: model.encode(x, context),
+            lambda: model.decode(torch.rand(4, 2), context),
+            lambda: model.sample(4, context=context),
+            lambda: model(x, context=context),
+            lambda: model.reconstruct(x, context),
+        ):
+            refuses(TypeError, call, *words)
+        data = vk.datasets.from_tensors(x)
+        refuses(TypeError, lambda: model.encode(data, context), "context: expected none for a data")
+
+    def test_a_conditional_prior_takes_labels(self) -> None:
+        model = self.model()
+        prior = vk.priors.ConditionalPrior(vk.networks.mlp(3, [8], 4), 2)
+        model = vk.VAE(model.encoder, model.decoder, prior)
+        data = vk.datasets.from_tensors(torch.rand(8, 1, 8, 8).round(), torch.arange(8) % 3)
+        vk.fit(model, elbo(), data, steps=2, progress=False)
+        assert model.sample(2, context=[0, 2]).shape == (2, 1, 8, 8)
+
+    def test_pseudo_inputs_have_none(self, refuses) -> None:
+        encoder, x = self.model().encoder, torch.rand(4, 1, 8, 8)
+        words = "encoder: expected one that takes no context", "ConditionalPrior"
+        refuses(TypeError, lambda: vk.priors.VampPrior(encoder, x), *words)
+
 
 def test_spatial_latents_are_maps_laid_flat() -> None:
     down = vk.networks.conv_maps((3, 16, 16), [4, 8], 2 * 5)

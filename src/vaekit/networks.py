@@ -7,7 +7,9 @@ Any ``nn.Module`` does in their place. These know how many numbers they take and
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, TypeAlias
 
+import numpy.typing as npt
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 Activation = Callable[[], nn.Module]
+Context: TypeAlias = Shaped[Tensor, "..."] | npt.NDArray[Any] | Sequence[Any]
 
 
 class Network(nn.Module):
@@ -334,10 +337,10 @@ class Conditioned(nn.Module):
 
     Shape:
         ``x: (B, *in_shape)``, ``context: (B,)`` whole numbers from 0 to ``size - 1``, or
-        ``(B, size)`` numbers; returns ``(B, *out_shape)``.
+        ``(B, size)`` numbers, as a tensor, an array or a sequence; returns ``(B, *out_shape)``.
 
     Raises:
-        TypeError: If there is no context.
+        TypeError: If there is no context, or it is none of these.
         ValueError: If the network takes no more than the context, or the context does not fit.
 
     Example:
@@ -359,14 +362,14 @@ class Conditioned(nn.Module):
         self.out_shape = net.out_shape
 
     def forward(
-        self, x: Shaped[Tensor, "batch ..."], context: Shaped[Tensor, "batch ..."] | None = None
+        self, x: Shaped[Tensor, "batch ..."], context: Context | None = None
     ) -> Shaped[Tensor, "batch ..."]:
         """Put ``x`` and the context through the network."""
         if context is None:
             what = f"labels or {self.size} attributes for each element"
             raise TypeError(_checks.expected("context", what, None))
         x = _floats(x, self)
-        beside = self._values(context, len(x)).to(x)
+        beside = self._values(as_context(context), len(x)).to(x)
         x = x.reshape(len(x), *self.in_shape)
         ones = (1,) * (x.ndim - 2)
         beside = beside.reshape(*beside.shape, *ones).expand(-1, -1, *x.shape[2:])
@@ -375,21 +378,58 @@ class Conditioned(nn.Module):
 
     def _values(self, context: Tensor, batch: int) -> Tensor:
         if context.shape == (batch,) and not context.is_floating_point():
-            if (
-                _checks.eager()
-                and batch
-                and not 0 <= int(context.min()) <= int(context.max()) < self.size
-            ):
-                got = f"{int(context.min())} to {int(context.max())}"
-                what = f"labels from 0 to {self.size - 1}"
-                raise ValueError(_checks.expected("context", what, got))
-            return nn.functional.one_hot(context.long(), self.size)
+            return one_hot(context, self.size)
         if context.shape != (batch, self.size):
             what = f"({batch},) labels, or ({batch}, {self.size}) attributes"
             raise ValueError(
                 _checks.expected("context", what, f"{context.dtype} {tuple(context.shape)}")
             )
         return context
+
+
+def as_context(context: Any, device: torch.device | None = None) -> Tensor:
+    """Make a tensor of labels or attributes; numpy's floats become torch's default ones.
+
+    Args:
+        context: One for each element: a tensor, an array or a sequence of numbers.
+        device: Where it goes if it is no tensor.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    Example:
+        >>> as_context([7, 0, 4])
+        tensor([7, 0, 4])
+    """
+    try:
+        tensor = context if isinstance(context, Tensor) else torch.as_tensor(context, device=device)
+    except (TypeError, ValueError, RuntimeError):  # names, mappings, rows of different lengths
+        tensor = torch.empty(())
+    if not tensor.ndim:
+        what = "a tensor, an array or a sequence: a label, or attributes, for each element"
+        raise TypeError(_checks.expected("context", what, repr(context)))
+    if tensor.is_floating_point() and not isinstance(context, Tensor):
+        return tensor.to(torch.get_default_dtype())
+    return tensor
+
+
+def one_hot(labels: Shaped[Tensor, " batch"], size: int) -> Shaped[Tensor, "batch size"]:
+    """Set labels as rows of zeros with a single one.
+
+    Raises:
+        ValueError: If a label does not lie from 0 to ``size - 1``.
+
+    Example:
+        >>> one_hot(torch.tensor([2, 0]), 3)
+        tensor([[0, 0, 1],
+                [1, 0, 0]])
+    """
+    if _checks.eager() and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < size:
+            what = f"labels from 0 to {size - 1}"
+            raise ValueError(_checks.expected("context", what, f"{low} to {high}"))
+    return nn.functional.one_hot(labels.long(), size)
 
 
 class Rungs(nn.Module):

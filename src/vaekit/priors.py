@@ -1,9 +1,9 @@
 """Priors: modules whose call returns p(z)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -12,6 +12,7 @@ from vaekit.distributions import DiagonalGaussian, StandardGaussian
 from vaekit.distributions.detach import mapped
 from vaekit.distributions.flows import FlowDistribution, layers
 from vaekit.distributions.mixtures import mixture
+from vaekit.networks import Context, as_context, one_hot
 
 __all__ = [
     "ConditionalPrior",
@@ -170,7 +171,7 @@ class VampPrior(nn.Module):
         ``pseudo_inputs: (K, *event)``, as the encoder takes them.
 
     Raises:
-        TypeError: If the encoder's posterior has no density.
+        TypeError: If the encoder's posterior has no density, or the encoder takes a context.
         ValueError: If the pseudo-inputs are not what the encoder takes, or lie outside the bounds.
 
     Example:
@@ -206,6 +207,11 @@ class VampPrior(nn.Module):
                 hint = "bounds= says what the data's range is, None that they have none."
                 raise ValueError(_checks.expected("pseudo_inputs", what, got, hint))
             raw = ((raw - low) / width).clamp(_MARGIN, 1 - _MARGIN).logit()
+        if getattr(encoder, "takes_context", False):
+            what = "one that takes no context, since the pseudo-inputs come with none"
+            hint = "ConditionalPrior is a prior that takes one; any other goes without."
+            got = f"{type(encoder).__name__} that takes one"
+            raise TypeError(_checks.expected("encoder", what, got, hint))
         self._encoder = (encoder,)  # in a tuple a module is referred to, not registered
         self.bounds = bounds
         self.raw = nn.Parameter(raw)
@@ -310,20 +316,24 @@ class ConditionalPrior(nn.Module):
 
     Args:
         net: Takes the context and returns ``2 * dim`` numbers for each element: the means, then the
-            log-variances. Any module does.
+            log-variances. Any module does. One of `vaekit.networks` that takes values of one
+            dimension is given labels as rows of zeros with a single one.
         dim: The number of latent dimensions.
 
     Attributes:
         takes_context: True: the VAE hands the context on.
 
     Raises:
+        TypeError: From a call, if the context is no tensor, array or sequence of numbers.
         ValueError: If the network returns another number of values: at once where it is one of
-            `vaekit.networks`, else at the first call.
+            `vaekit.networks`, else at the first call; from a call, if a label is out of range.
 
     Example:
         >>> prior = ConditionalPrior(vk.networks.mlp(10, [64], 40), 20)
         >>> prior(torch.eye(10))
         DiagonalGaussian(batch_shape=(10,), event_shape=(20,))
+        >>> prior([7, 7, 4])
+        DiagonalGaussian(batch_shape=(3,), event_shape=(20,))
 
     References:
         K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
@@ -340,13 +350,17 @@ class ConditionalPrior(nn.Module):
             self._check(torch.Size(shape).numel())
         self.net = net
 
-    def forward(self, context: Shaped[Tensor, "batch *event"]) -> DiagonalGaussian:
+    def forward(self, context: Context) -> DiagonalGaussian:
         """Return the distribution of each element's latents.
 
         Shape:
-            ``context: (B, ...)`` as the network takes it; returns a distribution of batch ``(B,)``
-            over ``(dim,)``.
+            ``context: (B, ...)`` as the network takes it, or ``(B,)`` labels; returns a
+            distribution of batch ``(B,)`` over ``(dim,)``.
         """
+        context = as_context(context, next(self.parameters(), torch.empty(0)).device)
+        size: Sequence[int] = getattr(self.net, "in_shape", ())
+        if len(size) == 1 and context.ndim == 1 and not context.is_floating_point():
+            context = one_hot(context, size[0])
         params = self.net(context)
         self._check(params.shape[-1])
         return DiagonalGaussian.of_halves(params)

@@ -15,6 +15,7 @@ from vaekit.datasets.batches import alike
 from vaekit.distributions import StandardGaussian, detached
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
+from vaekit.networks import Context, as_context
 from vaekit.priors import Fixed, StandardNormal
 
 __all__ = ["VAE", "Decoder", "Encoder", "VAEOutput"]
@@ -67,7 +68,7 @@ class Encoder(nn.Module):
         self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
 
     def forward(
-        self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
+        self, x: Shaped[Tensor, "batch *event"], context: Context | None = None
     ) -> Distribution:
         """Infer the posterior of each element."""
         try:
@@ -134,7 +135,7 @@ class Decoder(nn.Module):
         self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
 
     def forward(
-        self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
+        self, z: Float[Tensor, "*batch dim"], context: Context | None = None
     ) -> Distribution:
         """Return the distribution of the data that each latent stands for."""
         if not z.requires_grad and _checks.eager():  # the parameters of a draw were looked at
@@ -143,6 +144,7 @@ class Decoder(nn.Module):
         if context is None:
             params = self.net(flat)
         else:
+            context = as_context(context, z.device)
             each = context.shape[1:]  # one for each element, and for each of its draws
             context = context.expand(*z.shape[:-1], *each).reshape(-1, *each)
             params = self.net(flat, context)
@@ -187,8 +189,8 @@ class VAE(nn.Module):
     without gradients.
 
     Where a part takes a context (labels, attributes), the model is a conditional one: every method
-    then needs ``context``, one for each element, unless a batch ``(x, y)`` brings it as its ``y``.
-    It is given to each part that takes one.
+    then needs ``context``, one for each element in a tensor, an array or a sequence, unless a batch
+    ``(x, y)`` brings it as its ``y``. It is given to each part that takes one.
 
     Args:
         encoder: A module that returns :math:`q(z \mid x)`.
@@ -256,7 +258,7 @@ class VAE(nn.Module):
         parts = (self.encoder, self.decoder, self.prior)
         return any(getattr(part, "takes_context", False) for part in parts)
 
-    def encode(self, x: Any, context: Shaped[Tensor, "..."] | None = None) -> Any:
+    def encode(self, x: Any, context: Context | None = None) -> Any:
         """Infer the posterior; a Gaussian unpacks: ``mu, logvar = model.encode(x)``.
 
         Args:
@@ -279,7 +281,7 @@ class VAE(nn.Module):
             return posterior
         if datasets.is_batch(x):
             return self.encode(*self._unpacked(x, context))
-        makes: Callable[..., Distribution] = self.encoder.latent  # type: ignore[assignment]
+        makes: Any = self.encoder.latent
 
         def parameters(*batch: Any) -> tuple[Tensor, ...]:
             nonlocal makes
@@ -310,7 +312,7 @@ class VAE(nn.Module):
         return GaussianLatent.reparameterize(mu, logvar, generator)
 
     def encode_to_latent(
-        self, x: Any, samples: int | None = None, context: Shaped[Tensor, "..."] | None = None
+        self, x: Any, samples: int | None = None, context: Context | None = None
     ) -> Float[Tensor, "..."]:
         """Draw z from the posterior, with a gradient to the encoder.
 
@@ -334,7 +336,7 @@ class VAE(nn.Module):
         return drawn
 
     def decode(
-        self, z: Float[Tensor, "*batch dim"], context: Shaped[Tensor, "..."] | None = None
+        self, z: Float[Tensor, "*batch dim"], context: Context | None = None
     ) -> Float[Tensor, "..."]:
         """Return the mean of the likelihood: the picture to look at, in the data's range.
 
@@ -352,7 +354,7 @@ class VAE(nn.Module):
         return mean
 
     def forward(
-        self, x: Any, samples: int | None = None, context: Shaped[Tensor, "..."] | None = None
+        self, x: Any, samples: int | None = None, context: Context | None = None
     ) -> VAEOutput:
         """Infer, draw and decode.
 
@@ -376,9 +378,7 @@ class VAE(nn.Module):
         likelihood = self._decode(z, context)
         return VAEOutput(posterior, z, likelihood, self._ask(self.prior, context))
 
-    def reconstruct(
-        self, x: Any, context: Shaped[Tensor, "..."] | None = None
-    ) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: Any, context: Context | None = None) -> Float[Tensor, "..."]:
         """Decode the posterior's mean: the same picture at every call.
 
         Args:
@@ -400,7 +400,7 @@ class VAE(nn.Module):
         n: int,
         temperature: float = 1.0,
         generator: Generator | None = None,
-        context: Shaped[Tensor, "n ..."] | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "n *event"]:
         """Generate: draw z from the prior and return the mean of what it decodes to.
 
@@ -420,6 +420,7 @@ class VAE(nn.Module):
             TypeError: If the prior cannot be tempered.
         """
         _checks.positive_int("n", n)
+        context = self._as_context(context)
         if context is not None and len(context) != n:
             raise ValueError(_checks.expected("context", f"{n}, one for each", len(context)))
         prior = self._ask(self.prior, context)
@@ -435,8 +436,15 @@ class VAE(nn.Module):
             raise ValueError(_checks.expected("generator", what, f"one of {generator.device.type}"))
         return self.decode(z, context)
 
-    def _ask(self, part: Callable[..., Any], context: Tensor | None, *args: Tensor) -> Any:
+    def _as_context(self, context: Context | None) -> Tensor | None:
+        """Make a tensor of it, on the model's device."""
+        if context is None or isinstance(context, Tensor):
+            return context
+        return as_context(context, next(self.parameters(), torch.empty(0)).device)
+
+    def _ask(self, part: Callable[..., Any], context: Context | None, *args: Tensor) -> Any:
         """Call a part, with the context where it takes one."""
+        context = self._as_context(context)
         if context is None:
             if getattr(part, "takes_context", False):
                 what = f"one for each element, as {type(part).__name__} takes"
@@ -449,13 +457,13 @@ class VAE(nn.Module):
             raise TypeError(_checks.expected("context", what, got, hint))
         return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
 
-    def _decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+    def _decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         if z.shape[-1:] != (self.latent_dim,):
             _checks.trailing_shape("z", z, (self.latent_dim,))
         distribution: Distribution = self._ask(self.decoder, context, z)
         return distribution
 
-    def _unpacked(self, batch: Any, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _unpacked(self, batch: Any, context: Context | None) -> tuple[Tensor, Context | None]:
         """Return the data of a batch, and its labels where they are the context."""
         if isinstance(batch, list) and len(batch) > 1 and alike(batch[0], batch[1]):
             what = "a tuple (x, y), or an iterator over batches, iter(x)"
@@ -463,7 +471,7 @@ class VAE(nn.Module):
             raise ValueError(_checks.expected("x", what, got))
         x, _, y = datasets.unpack(batch)
         if context is None and self.takes_context and y is not None:
-            context = torch.as_tensor(y, device=x.device)
+            context = as_context(y, x.device)
         return x, context
 
     @torch.no_grad()
@@ -471,18 +479,18 @@ class VAE(nn.Module):
         self,
         data: Any,
         function: Callable[..., tuple[Tensor, ...]],
-        context: Tensor | None,
+        context: Context | None,
         dim: int = 0,
     ) -> list[Tensor]:
         """Apply a function to the batches of a data set, and put the results together."""
         if context is not None:
             what = "none for a data set, whose labels are the context"
-            raise TypeError(_checks.expected("context", what, f"one of {tuple(context.shape)}"))
+            raise TypeError(_checks.expected("context", what, f"a {type(context).__name__}"))
         at = next(self.parameters(), torch.empty(0)).device
         parts = []
         for batch in datasets.batches(data):
-            _, context = self._unpacked((batch.x, batch.y), None)
-            parts.append(function(batch.x.to(at), None if context is None else context.to(at)))
+            x, context = self._unpacked((batch.x.to(at), batch.y), None)
+            parts.append(function(x, None if context is None else as_context(context).to(at)))
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
 
 

@@ -76,10 +76,11 @@ def check_within(posterior: Distribution, prior: Distribution) -> None:
     Supports that are not known, or known to be part of what they say, are let pass.
     """
     # The image of a transform tells not which part of it a base of bounded values comes to.
-    inner = posterior
+    inner: Any = posterior
     while isinstance(inner, Independent):
         inner = inner.base_dist
-    if not _checks.eager() or type(inner).support is TransformedDistribution.support:
+    general: Any = TransformedDistribution.support
+    if not _checks.eager() or type(inner).support is general:
         return
     allowed = _dimensions(prior)
     if all(one.endless for one in allowed):
@@ -134,8 +135,8 @@ def _of_support(support: Any, size: int) -> list[_Dimension]:
         low, high = low.amin(-2), high.amax(-2)
     if low.shape[-1] not in (1, size):
         return [_Dimension(measure)] * size
-    pairs = (end.expand(*end.shape[:-1], size).unbind(-1) for end in (low, high))
-    return [_Dimension(measure, *pair) for pair in zip(*pairs, strict=True)]
+    lows, highs = (end.expand(*end.shape[:-1], size).unbind(-1) for end in (low, high))
+    return [_Dimension(measure, *pair) for pair in zip(lows, highs, strict=True)]
 
 
 def _ends(support: Any) -> tuple[Any, Any]:
