@@ -106,6 +106,18 @@ def test_exactly_the_samples_asked_for_are_drawn_and_a_chunk_of_them_held(linear
         assert (found.effective_samples <= samples + 1e-9).all()
 
 
+def test_the_elbo_holds_a_chunk_of_draws_too(linear: Linear) -> None:
+    x, chunks = linear.data(30), []
+    whole = metrics.elbo(linear.model, x, 4000, chunk=4000)
+    linear.model.decoder.register_forward_pre_hook(lambda _, args: chunks.append(len(args[0])))
+    parts = metrics.elbo(linear.model, x, 4000, chunk=1500)
+    assert chunks == [1500, 1500, 1000]
+    assert parts.kl == pytest.approx(whole.kl)
+    error = vk.reconstruction(linear.model(x, 4000).likelihood, x).std(0).norm() / 4000**0.5 / 30
+    assert abs(parts.reconstruction.mean - whole.reconstruction.mean) < 4 * 2**0.5 * error
+    assert parts != whole  # other draws
+
+
 def log_normal(value: float, mean: float, sigma: float) -> float:
     return -(((value - mean) / sigma) ** 2) / 2 - math.log(sigma * math.sqrt(2 * math.pi))
 
@@ -333,6 +345,8 @@ def test_bad_arguments_are_named() -> None:
     }.items():
         with pytest.raises(ValueError, match=f"^{argument}: expected"):
             call()
+    with pytest.raises(ValueError, match=r"^chunk: expected"):
+        metrics.rate_distortion({1.0: tiny()}, x, chunk=0)
     model, _ = vk.recipes.categorical_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2, 3)
     with pytest.raises(
         TypeError, match=r"^model: expected a model whose latents are any real numbers"

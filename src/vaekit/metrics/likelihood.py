@@ -164,7 +164,15 @@ def importance_sampled(
     return math.log(samples) - first, (2 * first - second).exp()
 
 
-def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed: int = 0) -> ELBO:
+def elbo(
+    model: VAE,
+    data: Any,
+    samples: int = 1,
+    *,
+    batch_size: int = 100,
+    chunk: int = 50,
+    seed: int = 0,
+) -> ELBO:
     r"""Estimate the evidence lower bound and its two parts.
 
     .. math:: \mathbb{E}_{q(z \mid x)} [\log p(x \mid z)]
@@ -177,6 +185,8 @@ def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed
         data: As for `vaekit.fit`.
         samples: How many draws each element has.
         batch_size: How many elements are gone through at once, where the data come unbatched.
+        chunk: How many draws of each are held at once: memory grows with this, not with
+            ``samples``.
         seed: Of the draws.
 
     Raises:
@@ -195,14 +205,32 @@ def elbo(model: VAE, data: Any, samples: int = 1, *, batch_size: int = 100, seed
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
     _checks.positive_int("samples", samples)
+    _checks.positive_int("chunk", chunk)
     distortions, rates = [], []
-    with measuring(model, seed) as device, torch.no_grad():
+    with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
-            out = model(x, samples, context)
-            distortions.append(losses.reconstruction(out.likelihood, target).mean(0).cpu())
-            rates.append(losses.kl_divergence(out.posterior, out.prior, z=out.z).cpu())
-    distortion, rate = torch.cat(distortions).double(), torch.cat(rates).double()
+            distortion, rate = bound_parts(model, x, target, context, samples, chunk)
+            distortions.append(distortion)
+            rates.append(rate)
+    distortion, rate = torch.cat(distortions), torch.cat(rates)
     return ELBO(mean_of(-(distortion + rate)), mean_of(distortion), mean_of(rate))
+
+
+@torch.no_grad()
+def bound_parts(
+    model: VAE, x: Tensor, target: Tensor, context: Tensor | None, samples: int, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return distortion and rate of each element of a batch, in double precision."""
+
+    def parts(count: int) -> Tensor:  # what a chunk held is gone when the next is drawn
+        out = model(x, count, context)
+        distortion = losses.reconstruction(out.likelihood, target).mean(0)
+        rate = losses.kl_divergence(out.posterior, out.prior, z=out.z)
+        return torch.stack([_wide(distortion).cpu(), _wide(rate).cpu()]).double()
+
+    chunks = [parts(count) * (count / samples) for count in _chunks(samples, chunk)]
+    distortion, rate = torch.stack(chunks).sum(0)
+    return distortion, rate
 
 
 def rate_distortion(
@@ -211,6 +239,7 @@ def rate_distortion(
     samples: int = 1,
     *,
     batch_size: int = 100,
+    chunk: int = 50,
     seed: int = 0,
 ) -> list[RateDistortion]:
     """Measure rate and distortion of models trained under several weights of the KL.
@@ -220,6 +249,7 @@ def rate_distortion(
         data: As for `vaekit.fit`.
         samples: How many draws each element has.
         batch_size: How many elements are gone through at once, where the data come unbatched.
+        chunk: As for `elbo`.
         seed: Of the draws.
 
     Returns:
@@ -243,7 +273,7 @@ def rate_distortion(
         raise ValueError(_checks.expected("models", "at least one model by its beta", "none"))
     points = []
     for beta in sorted(models):
-        found = elbo(models[beta], data, samples, batch_size=batch_size, seed=seed)
+        found = elbo(models[beta], data, samples, batch_size=batch_size, chunk=chunk, seed=seed)
         points.append(RateDistortion(beta, found.kl, found.reconstruction))
     return points
 
