@@ -17,6 +17,7 @@ from vaekit.distributions import (
     log_prob_by_dimension,
 )
 from vaekit.distributions.supports import check_comparable
+from vaekit.losses.rows import by_rows
 
 __all__ = [
     "Estimator",
@@ -200,7 +201,8 @@ def total_correlation(
 
     Shape:
         Posterior of batch ``(B,)`` over ``(dim,)``, ``z: (B, dim)``; returns a scalar. In nats.
-        Takes memory for ``B * B * dim`` values, or ``B * N * dim``.
+        All B draws are compared with B components (or N), a few at a time: memory grows with
+        ``B * (B + dim)``, not with ``B * B * dim``.
 
     Raises:
         TypeError: If the posterior has no densities by dimension.
@@ -331,25 +333,35 @@ def _aggregate_log_densities(
     if len(shape) != 2 or z.shape != shape:
         what = f"shape (batch, dim), as the posterior's {shape}: one draw for each element"
         raise ValueError(_checks.expected("z", what, tuple(z.shape)))
+    batch = len(z)
     if estimator == "exact":
         if dataset_posterior is None:
             what = "the posterior of the whole data set for estimator='exact'"
             hint = "model.encode(data) infers it."
             raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
-        components = log_prob_by_dimension(dataset_posterior, z[:, None])  # (B, N, dim)
-        log_weights = z.new_full((1, 1), -math.log(components.shape[1]))
+        posterior, size = dataset_posterior, dataset_posterior.batch_shape.numel()
+        own = others = -math.log(size)
     else:
-        batch = len(z)
         if dataset_size is None or dataset_size < batch:
             what = f"the number of elements of the data set, at least {batch}"
             raise ValueError(_checks.expected("dataset_size", what, dataset_size))
-        components = log_prob_by_dimension(posterior, z[:, None])  # (B, B, dim)
-        if estimator == "weighted":
-            log_weights = z.new_full((1, 1), -math.log(dataset_size * batch))
-        else:
-            log_weights = stratified_log_weights(batch, dataset_size).to(z)
-    joint = (log_weights + components.sum(-1)).logsumexp(1)
-    return joint, (log_weights[..., None] + components).logsumexp(1)
+        size = batch
+        own = others = -math.log(dataset_size * batch)
+        if estimator == "stratified":
+            own, others = _own_and_others(batch, dataset_size)
+
+    def densities(z: Tensor, numbers: Tensor, q: Distribution) -> tuple[Tensor, Tensor]:
+        components = log_prob_by_dimension(q, z[:, None])  # (rows, size, dim)
+        log_weights = z.new_full((len(z), size), others)
+        if own != others:
+            log_weights = log_weights.scatter(1, numbers[:, None], own)
+        joint = (log_weights + components.sum(-1)).logsumexp(1)
+        return joint, (log_weights[..., None] + components).logsumexp(1)
+
+    numbers = torch.arange(batch, device=z.device)
+    each = size * z.shape[1]
+    joint, by_dimension = by_rows(densities, z, numbers, others=posterior, each=each)
+    return joint, by_dimension
 
 
 def stratified_log_weights(batch_size: int, dataset_size: int) -> Float[Tensor, "batch batch"]:
@@ -368,9 +380,15 @@ def stratified_log_weights(batch_size: int, dataset_size: int) -> Float[Tensor, 
         ValueError: If the batch is a single element of a larger data set, which says nothing of
             the rest.
     """
+    own, others = _own_and_others(batch_size, dataset_size)
+    weights = torch.full((batch_size, batch_size), others, dtype=torch.float64)
+    return weights.fill_diagonal_(own)
+
+
+def _own_and_others(batch_size: int, dataset_size: int) -> tuple[float, float]:
+    """Return the log-weight of a draw's own component, and that of each other."""
     if batch_size == 1 and dataset_size > 1:
         what = "a batch of at least 2 elements for estimator='stratified'"
         raise ValueError(_checks.expected("z", what, 1))
-    others = (1 - 1 / dataset_size) / max(batch_size - 1, 1)
-    weights = torch.full((batch_size, batch_size), others, dtype=torch.float64).log()
-    return weights.fill_diagonal_(-math.log(dataset_size))
+    share = (1 - 1 / dataset_size) / max(batch_size - 1, 1)
+    return -math.log(dataset_size), math.log(share) if share else -math.inf

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaekit import _checks
+from vaekit.losses.rows import by_rows
 
 __all__ = ["RBF", "InverseMultiquadric", "Kernel", "discrimination", "mmd", "permute_dimensions"]
 
@@ -106,8 +107,8 @@ def mmd(
         kernel: What says how alike two points are; `InverseMultiquadric.of_dim` if None.
 
     Shape:
-        ``z: (B, dim)``, ``reference: (M, dim)``; returns a scalar. Takes memory for
-        ``B * B + B * M + M * M`` values, for each bandwidth while gradients are recorded.
+        ``z: (B, dim)``, ``reference: (M, dim)``; returns a scalar. Pairs are compared a few rows
+        at a time: memory grows with ``(B + M) * dim``, not with the number of pairs.
 
     Raises:
         ValueError: If there are fewer than two draws of either, or they differ in dimensions.
@@ -129,9 +130,8 @@ def mmd(
         what = f"{z.shape[-1]} dimensions, as z has"
         raise ValueError(_checks.expected("reference", what, reference.shape[-1]))
     kernel = kernel or InverseMultiquadric.of_dim(z.shape[-1])
-    own = _mean_off_diagonal(kernel(_squared_distance(z, z)))
-    others = _mean_off_diagonal(kernel(_squared_distance(reference, reference)))
-    return own + others - 2 * kernel(_squared_distance(z, reference)).mean()
+    own, others = _mean_of_pairs(kernel, z, z), _mean_of_pairs(kernel, reference, reference)
+    return own + others - 2 * _mean_of_pairs(kernel, z, reference)
 
 
 def permute_dimensions(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
@@ -185,6 +185,17 @@ def _squared_distance(one: Tensor, other: Tensor) -> Tensor:
     return (squares - 2 * one @ other.T).clamp_min(0)
 
 
-def _mean_off_diagonal(matrix: Tensor) -> Tensor:
-    n = len(matrix)
-    return (matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1))
+def _mean_of_pairs(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean of the kernel over all pairs, without those of a draw with itself."""
+    same = one is other
+
+    def sums(rows: Tensor, numbers: Tensor, others: Tensor) -> tuple[Tensor]:
+        alike = kernel(_squared_distance(rows, others))
+        if same:
+            alike = alike.scatter(1, numbers[:, None], 0.0)
+        return (alike.sum(1),)
+
+    each = len(other) * len(kernel.bandwidths)
+    numbers = torch.arange(len(one), device=one.device)
+    (by_row,) = by_rows(sums, one, numbers, others=other, each=each)
+    return by_row.sum() / (len(one) * (len(other) - same))
