@@ -155,3 +155,15 @@ def test_the_uniform_density_is_one_over_the_area() -> None:
         torch.testing.assert_close(p.entropy().item(), math.log(area), rtol=1e-12, atol=0)
         torch.testing.assert_close(-p.log_prob(p.sample()).item(), math.log(area))
         assert torch.equal(p.mean, torch.zeros(dim, dtype=f64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [2, 16, 128])
+def test_half_precision_is_let_round(dtype: torch.dtype, dim: int) -> None:
+    latent = vk.latents.PowerSphericalLatent(dim)
+    q = latent(torch.randn(500, dim + 1).to(dtype))
+    z = q.rsample((4,))
+    assert z.dtype == dtype
+    assert q.log_prob(z).isfinite().all()
+    assert q.support.check(z).all()
+    assert not q.support.check(1.05 * z).any()

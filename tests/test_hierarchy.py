@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -163,3 +164,14 @@ class TestModel:
         refuses(ValueError, lambda: BottomUp([4, 2], [mlp(2, [], 4)]), "nets", "4 values to 4")
         refuses(ValueError, lambda: BottomUp([4, 0], [mlp(4, [], 4)]), "sizes", "0")
         refuses(TypeError, lambda: Ladder(nn.Identity()), "prior", "TopDown", "Identity")
+
+
+def test_chains_can_be_pickled() -> None:
+    torch.manual_seed(0)
+    prior = TopDown([3, 2], [mlp(2, [5], 6)])
+    params = torch.randn(7, 10)
+    chains = [prior(), Ladder(prior)(params), BottomUp([3, 2], [mlp(3, [5], 4)])(params[:, :6])]
+    for chain in [*chains, *(each.tempered(0.5) for each in chains)]:
+        again = pickle.loads(pickle.dumps(chain))
+        z = chain.sample()
+        assert torch.equal(again.log_prob(z), chain.log_prob(z))

@@ -6,11 +6,11 @@ objectives and the metrics need not know of the layers. The decoder reads the lo
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from vaekit import _checks
 from vaekit.distributions import DiagonalGaussian, StandardGaussian
@@ -82,12 +82,12 @@ class TopDown(_Layers):
 
     def conditional(self, layer: int, above: Float[Tensor, "*batch above"]) -> DiagonalGaussian:
         r"""Return :math:`p(z_l \mid z_{l+1})`, the lowest layer being 0."""
-        return _given(above, self.nets[len(self.sizes) - 2 - layer])
+        return _given(self.nets[len(self.sizes) - 2 - layer], above)
 
     def forward(self) -> Chain:
         """Return the distribution, over ``(dim,)``."""
         below = range(len(self.sizes) - 2, -1, -1)
-        conditionals = [lambda z, layer=layer: self.conditional(layer, z) for layer in below]
+        conditionals = [partial(self.conditional, layer) for layer in below]
         first = StandardGaussian(self._zeros)
         return Chain(first, conditionals, self.sizes[::-1], reverse=True)
 
@@ -128,7 +128,7 @@ class BottomUp(_Layers):
         """Return the posterior, over ``(dim,)``."""
         if params.shape[-1:] != (self.num_params,):
             _checks.trailing_shape("params", params, (self.num_params,))
-        conditionals = [lambda z, net=net: _given(z, net) for net in self.nets]
+        conditionals = [partial(_given, net) for net in self.nets]
         return Chain(DiagonalGaussian.of_halves(params), conditionals, self.sizes)
 
 
@@ -173,24 +173,22 @@ class Ladder(nn.Module):
         """Return the posterior, over ``(dim,)``."""
         if params.shape[-1:] != (self.num_params,):
             _checks.trailing_shape("params", params, (self.num_params,))
-        prior = self.prior
         *lower, top = params.split([2 * size for size in self.sizes], dim=-1)
         said = [DiagonalGaussian.of_halves(layer) for layer in lower]
-
-        def merged(layer: int, above: Tensor) -> Distribution:
-            return _merge(said[layer], prior.conditional(layer, above))
-
         below = range(len(lower) - 1, -1, -1)
-        conditionals = [lambda z, layer=layer: merged(layer, z) for layer in below]
+        conditionals = [partial(self._merged, said[layer], layer) for layer in below]
         first = DiagonalGaussian.of_halves(top)
         return Chain(first, conditionals, self.sizes[::-1], reverse=True)
+
+    def _merged(self, said: DiagonalGaussian, layer: int, above: Tensor) -> DiagonalGaussian:
+        return _merge(said, self.prior.conditional(layer, above))
 
     def extra_repr(self) -> str:
         """Show the number of dimensions of each layer."""
         return f"sizes={self.sizes}"
 
 
-def _given(z: Tensor, net: nn.Module) -> DiagonalGaussian:
+def _given(net: nn.Module, z: Tensor) -> DiagonalGaussian:
     """Return the Gaussian that a network makes of each vector, however they are arranged."""
     params: Tensor = net(z.reshape(-1, z.shape[-1]))  # else (B, 1, size) were one event of a batch
     return DiagonalGaussian.of_halves(params.reshape(*z.shape[:-1], -1))

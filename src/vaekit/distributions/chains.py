@@ -1,6 +1,7 @@
 """Vectors drawn block by block, each given the blocks before: the distributions of hierarchies."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -83,19 +84,9 @@ class Chain(Checked):
         Raises:
             TypeError: If a block cannot be tempered; at once for the first, at a draw for others.
         """
-
-        def cooler(distribution: Any) -> Distribution:
-            if not hasattr(distribution, "tempered"):
-                what = f"1, since {distribution!r} has no standard deviation to multiply"
-                raise TypeError(_checks.expected("temperature", what, temperature))
-            tempered: Distribution = distribution.tempered(temperature)
-            return tempered
-
-        conditionals = [
-            lambda z, conditional=conditional: cooler(conditional(z))
-            for conditional in self.conditionals
-        ]
-        return Chain(cooler(self.first), conditionals, self.sizes, reverse=self.reverse)
+        conditionals = [partial(_tempered, each, temperature) for each in self.conditionals]
+        first = _cooler(self.first, temperature)
+        return Chain(first, conditionals, self.sizes, reverse=self.reverse)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw the blocks one after another, with a gradient to all parameters.
@@ -154,3 +145,17 @@ class Chain(Checked):
                 what = f"{list(self.sizes)} dimensions, as the blocks have"
                 raise ValueError(_checks.expected("sizes", what, [b.shape[-1] for b in blocks]))
         return torch.cat(blocks[::-1] if self.reverse else blocks, dim=-1)
+
+
+def _tempered(
+    conditional: Callable[[Tensor], Distribution], temperature: float, z: Tensor
+) -> Distribution:
+    return _cooler(conditional(z), temperature)
+
+
+def _cooler(distribution: Any, temperature: float) -> Distribution:
+    if not hasattr(distribution, "tempered"):
+        what = f"1, since {distribution!r} has no standard deviation to multiply"
+        raise TypeError(_checks.expected("temperature", what, temperature))
+    tempered: Distribution = distribution.tempered(temperature)
+    return tempered

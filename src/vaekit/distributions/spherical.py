@@ -23,7 +23,13 @@ class _Sphere(constraints.Constraint):
     event_dim, measure = 1, "sphere"
 
     def check(self, value: Tensor) -> Tensor:
-        return (value.square().sum(-1) - 1).abs() < 1e-3
+        error = max(1e-3, 4 * torch.finfo(value.dtype).eps)  # of half precision's coordinates
+        return (_single(value).square().sum(-1) - 1).abs() < error
+
+
+def _single(value: Tensor) -> Tensor:
+    """Widen half precision, in which sums lose digits and torch draws no Dirichlet variables."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 class PowerSpherical(Reparameterized):
@@ -130,9 +136,8 @@ class PowerSpherical(Reparameterized):
         """Draw ``(*sample_shape, *batch, dim)``, with a gradient to direction and concentration."""
         beta = torch.full_like(self.concentration, self._beta)
         both = torch.stack([beta + self.concentration, beta], -1)
-        near, far = (
-            Dirichlet(both, validate_args=False).rsample(torch.Size(sample_shape)).unbind(-1)
-        )
+        halves = Dirichlet(_single(both), validate_args=False).rsample(torch.Size(sample_shape))
+        near, far = halves.to(both.dtype).unbind(-1)
         tiny = torch.finfo(near.dtype).tiny
         side = 2 * (near.clamp_min(tiny) * far.clamp_min(tiny)).sqrt()  # sqrt(1 - t^2)
         noise = torch.randn(near.shape + self.event_shape, dtype=near.dtype, device=near.device)
