@@ -80,6 +80,40 @@ def test_batches_change_nothing_but_the_draws_and_the_seed_repeats_them() -> Non
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_regret_is_measured_where_gradients_are_off() -> None:
+    model, x = tiny(), torch.rand(4, 1, 8, 8).round()
+    wanted = metrics.likelihood_regret(model, x, steps=3)
+    with torch.no_grad():
+        assert torch.equal(metrics.likelihood_regret(model, x, steps=3), wanted)
+        assert (
+            metrics.anomaly_scores(model, x, 2, importance_samples=2).likelihood_regret is not None
+        )
+    assert wanted.dtype == torch.double
+
+
+def test_the_draws_are_those_asked_for_and_a_chunk_of_them_is_held() -> None:
+    model, chunks = tiny(), []
+    model.decoder.register_forward_pre_hook(lambda _, args: chunks.append(len(args[0])))
+    x = torch.zeros(3, 1, 8, 8)
+    found = metrics.anomaly_scores(model, x, 5, importance_samples=7, chunk=3)
+    of_regret = [8] * (10 + 40 + 10)
+    assert chunks == [3, 2, 3, 3, 1, *of_regret]
+    assert all(values.dtype == torch.double for values in found)
+    chunks.clear()
+    metrics.likelihood_regret(model, x, steps=6, samples=2)
+    assert chunks == [2] * (10 + 6 + 10)
+
+
+def test_the_regret_of_a_decoder_that_is_deaf_to_codes_is_the_kl() -> None:
+    """As the prior is its best posterior."""
+    model, evidence = linear()
+    nn.init.zeros_(model.decoder.net.weight)
+    x = evidence.sample((5,))
+    found = metrics.likelihood_regret(model, x, steps=300, learning_rate=0.05, samples=2)
+    kl = vk.kl_divergence(model.encode(x)).detach()
+    torch.testing.assert_close(found, kl, rtol=0, atol=1e-3)
+
+
 def test_what_was_never_seen_scores_higher() -> None:
     train, test = vk.datasets.digits(binarize="threshold")
     zeros = train.subset(train.labels == 0)
@@ -123,3 +157,4 @@ def test_numbers_that_do_not_fit_are_named(refuses) -> None:
     refuses(ValueError, lambda: regret(tiny(), x, steps=0), "steps: expected")
     refuses(ValueError, lambda: regret(tiny(), x, learning_rate=0), "learning_rate: expected")
     refuses(ValueError, lambda: scores(tiny(), x, importance_samples=0), "importance_samples")
+    refuses(ValueError, lambda: scores(tiny(), x, chunk=0), "chunk: expected")

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
-from vaekit.metrics.likelihood import batches_of, importance_sampled, part_of
+from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
 from vaekit.training import measuring
 from vaekit.vae import VAE
 
@@ -19,13 +19,15 @@ __all__ = ["AnomalyScores", "anomaly_scores", "likelihood_regret"]
 class AnomalyScores(NamedTuple):
     """How strange each element is to a model, ``(N,)`` each, in nats; higher is stranger.
 
+    They are in double precision.
+
     Attributes:
         reconstruction: The expected negative log-likelihood of the element given its codes.
         negative_elbo: The same, and the divergence of the posterior from the prior.
         negative_log_likelihood: By importance sampling, as
             `vaekit.metrics.negative_log_likelihood` estimates it.
-        likelihood_regret: As `likelihood_regret` measures it; None where the posterior is no
-            diagonal Gaussian.
+        likelihood_regret: As `likelihood_regret` measures it by its defaults; None where the
+            posterior is no diagonal Gaussian.
     """
 
     reconstruction: Tensor
@@ -41,6 +43,7 @@ def anomaly_scores(
     *,
     importance_samples: int = 200,
     batch_size: int = 500,
+    chunk: int = 50,
     seed: int = 0,
 ) -> AnomalyScores:
     r"""Score every element four ways by how strange a model finds it.
@@ -54,6 +57,8 @@ def anomaly_scores(
         samples: How many draws the expectation in reconstruction and ELBO is the mean of.
         importance_samples: How many the likelihood is estimated from.
         batch_size: How many elements are gone through at once, where the data come unbatched.
+        chunk: How many draws of each are held at once: memory grows with this, not with the
+            numbers of draws.
         seed: Of the draws.
 
     Shape:
@@ -61,7 +66,8 @@ def anomaly_scores(
 
     Raises:
         TypeError: If the data are none that can be gone through.
-        ValueError: If there are none, or a number is not above 0.
+        ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
+            not above 0.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
@@ -77,20 +83,19 @@ def anomaly_scores(
     """
     _checks.positive_int("samples", samples)
     _checks.positive_int("importance_samples", importance_samples)
-    columns: list[list[Tensor]] = [[], [], [], []]
+    _checks.positive_int("chunk", chunk)
+    first, second, third, last = [], [], [], []
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
+            distortion, rate = bound_parts(model, x, target, context, samples, chunk)
+            nll, _ = importance_sampled(model, x, target, context, importance_samples, chunk)
+            first.append(distortion)
+            second.append(distortion + rate)
+            third.append(nll)
             with torch.no_grad():
-                out = model(x, samples, context)
-                distortion = losses.reconstruction(out.likelihood, target).mean(0)
-                rate = losses.kl_divergence(out.posterior, out.prior, z=out.z)
-            nll, _ = importance_sampled(model, x, target, context, importance_samples, 50)
-            row = [distortion, distortion + rate, nll]
-            if isinstance(out.posterior, DiagonalGaussian):
-                row.append(_regret(model, out.posterior, target, context, 40, 0.05, 8))
-            for column, values in zip(columns, row, strict=False):
-                column.append(values.cpu())
-    first, second, third, last = columns
+                posterior = model.encode(x, context)
+            if isinstance(posterior, DiagonalGaussian):
+                last.append(_regret(model, posterior, target, context, 40, 0.05, 8))
     regret = torch.cat(last) if last else None
     return AnomalyScores(torch.cat(first), torch.cat(second), torch.cat(third), regret)
 
@@ -120,17 +125,19 @@ def likelihood_regret(
         data: As for `vaekit.fit`.
         steps: For how many steps the posterior is fitted.
         learning_rate: Of these steps.
-        samples: How many draws each step has; both ELBOs are estimated from ten times as many.
+        samples: How many draws each step has, which are held at once; both ELBOs are estimated from
+            ten times as many, a part after the other.
         batch_size: How many elements are gone through at once, where the data come unbatched.
         seed: Of the draws.
 
     Shape:
-        Returns ``(N,)``, in the order of the data. In nats.
+        Returns ``(N,)``, in the order of the data, in double precision. In nats.
 
     Raises:
         TypeError: If the posterior is no diagonal Gaussian, or the data are none that can be gone
             through.
-        ValueError: If there are none, or a number is not above 0.
+        ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
+            not above 0.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
@@ -153,8 +160,7 @@ def likelihood_regret(
             if not isinstance(posterior, DiagonalGaussian):
                 what = "a model whose posterior is a diagonal Gaussian"
                 raise TypeError(_checks.expected("model", what, type(posterior).__name__))
-            regret = _regret(model, posterior, target, context, steps, learning_rate, samples)
-            found.append(regret.cpu())
+            found.append(_regret(model, posterior, target, context, steps, learning_rate, samples))
     return torch.cat(found)
 
 
@@ -172,17 +178,20 @@ def _regret(
     with torch.no_grad():
         prior: Distribution = part_of(model.prior, context)
 
-    def loss(draws: int) -> Tensor:
+    def loss() -> Tensor:
         own = DiagonalGaussian(mu, logvar)
-        z = own.rsample((draws,))
+        z = own.rsample((samples,))
         distortion = losses.reconstruction(part_of(model.decoder, context, z), target).mean(0)
         return distortion + losses.kl_divergence(own, prior, z=z)
 
+    @torch.no_grad()
+    def negative_elbo() -> Tensor:
+        return torch.stack([loss().cpu().double() for _ in range(10)]).mean(0)
+
     optimizer = torch.optim.Adam([mu, logvar], learning_rate)
-    with torch.no_grad():
-        before = loss(10 * samples)
+    before = negative_elbo()
     for _ in range(steps):
-        mu.grad, logvar.grad = torch.autograd.grad(loss(samples).sum(), (mu, logvar))
+        with torch.enable_grad():
+            mu.grad, logvar.grad = torch.autograd.grad(loss().sum(), (mu, logvar))
         optimizer.step()
-    with torch.no_grad():
-        return before - loss(10 * samples)
+    return before - negative_elbo()
