@@ -109,6 +109,28 @@ class TestBounds:
             exact = log_weights.mean(0) + slope * step
             torch.testing.assert_close(near, exact, rtol=0, atol=1e-7)
 
+    @pytest.mark.parametrize("alpha", [-5, -1, 0, 0.5, 0.999, 1 - 1e-4, 1, 1 + 1e-4, 1.5, 3])
+    @pytest.mark.parametrize("shift", [0.0, 1e-7, -1e-7, 1e-12])
+    def test_single_precision_is_enough_for_every_order(self, alpha: float, shift: float) -> None:
+        wide = (3 * torch.randn(50, 20, dtype=f64) - 100).float().double()
+        found = []
+        for dtype in (torch.float32, f64):
+            log_weights = wide.to(dtype).requires_grad_()
+            bound = variational_bound(log_weights, alpha=alpha + shift)
+            found += [bound, *grad(bound.sum(), log_weights)]
+        torch.testing.assert_close(found[0].double(), found[2], rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(found[1].double(), found[3], rtol=1e-4, atol=1e-6)
+        order = 1 - alpha - shift
+        if abs(order) > 0.1:  # where the formula as it is written has its digits
+            by_hand = ((order * wide).logsumexp(0) - math.log(50)) / order
+            torch.testing.assert_close(found[2], by_hand)
+
+    def test_weights_of_nothing(self) -> None:
+        log_weights = torch.tensor([[-math.inf, -math.inf], [-math.inf, 0.0]], dtype=f64)
+        for alpha, exact in ((0.0, 0.5), (0.5, 0.25), (2.0, 0.0)):
+            bound = variational_bound(log_weights, alpha=alpha).exp()
+            torch.testing.assert_close(bound, torch.tensor([0.0, exact], dtype=f64))
+
     @given(seed=seeds)
     def test_groups_are_averaged(self, seed: int) -> None:
         log_weights = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed), dtype=f64)

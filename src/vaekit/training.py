@@ -28,6 +28,7 @@ __all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
 
 Stopped = Literal["finished", "interrupted", "early", "callback"]
 Callback = Callable[["TrainingState"], bool | None]
+_Forward = Callable[[Tensor, Tensor, Tensor | None], "_Passed"]
 _Passed = tuple[dict[str, Tensor], VAEOutput | None]  # the named terms, and what they are made of
 
 
@@ -231,7 +232,10 @@ def fit(
         seed: Of everything that is random, for a run that repeats. Sets torch's, numpy's and
             Python's global generators.
         compile: Whether to run the forward pass and the losses through ``torch.compile``. A graph
-            looks at no values, so the data are then checked in the first batch alone.
+            looks at no values, so the data are then checked in the first batch alone. Its noise is
+            not that of the same seed without it. Terms made of gradients (DReG, the gradient
+            penalty) take a torch that traces them, and a model that can be traced in one piece.
+            Validation, and what terms train by themselves, is not compiled.
         progress: Whether to show a bar.
         callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
             True ends training.
@@ -761,7 +765,7 @@ def _forward(
     support: constraints.Constraint,
     keeping: bool,
     compiled: bool,
-) -> Callable[[Tensor, Tensor, Tensor | None], _Passed]:
+) -> _Forward:
     """Make the function from a batch to the named terms, and what they were made of if kept."""
     known = False
 
@@ -780,7 +784,7 @@ def _forward(
 
     if not compiled:
         return looking_once
-    fast = torch.compile(forward)
+    fast = _tracing(objective)(torch.compile(forward))
     checked = False
 
     def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
@@ -792,6 +796,18 @@ def _forward(
         return fast(x, target, context)
 
     return checked_first
+
+
+def _tracing(objective: Objective) -> Callable[[_Forward], _Forward]:
+    """Have a compiled function take the gradients into its graph that terms are made of."""
+    differentiating = [term for term, _ in objective.pairs if term.differentiates]
+    if not differentiating:
+        return lambda fast: fast
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        what = f"False for {differentiating[0]!r}, whose gradients this torch does not trace"
+        raise ValueError(_checks.expected("compile", what, True))
+    traced: Callable[[_Forward], _Forward] = torch._dynamo.config.patch(trace_autograd_ops=True)
+    return traced
 
 
 def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:

@@ -12,6 +12,7 @@ from vaekit import _checks
 from vaekit.distributions.detach import detached
 from vaekit.distributions.supports import check_comparable
 from vaekit.losses.elbo import reconstruction
+from vaekit.losses.penalties import check_traced
 
 __all__ = ["Gradient", "importance_log_weights", "importance_weighted", "variational_bound"]
 
@@ -102,7 +103,14 @@ def variational_bound(
     if order == 0:
         elbo: Tensor = by_group.mean((0, 1))
         return elbo
-    bounds = ((order * by_group).logsumexp(1) - math.log(samples // groups)) / order
+    if order == 1:
+        bounds = by_group.logsumexp(1) - math.log(samples // groups)
+    else:  # next to alpha=1 a logsumexp of the draws has no digits left once it is divided
+        fixed = by_group.detach()
+        ref = fixed.amax(1) if order > 0 else fixed.amin(1)
+        ref = ref.where(ref.isfinite(), 0.0)  # the gradient by it would be 0
+        powers = (order * (by_group - ref[:, None])).expm1()
+        bounds = ref + powers.mean(1).log1p() / order
     bound: Tensor = bounds.mean(0)
     return bound
 
@@ -153,7 +161,8 @@ def importance_weighted(
         TypeError: If the posterior's parameters cannot be held fixed, as ``"stl"`` and ``"dreg"``
             need.
         ValueError: If ``z`` has no dimension of draws, or an option does not fit; for ``"dreg"``,
-            if the likelihood was not decoded from ``z`` (under ``torch.compile`` it may seem so).
+            if the likelihood was not decoded from ``z``, or under ``torch.compile`` without the
+            option ``torch._dynamo.config.trace_autograd_ops``, which `vaekit.fit` sets.
 
     Example:
         >>> q = p = vk.distributions.StandardGaussian(torch.zeros(4, 2))
@@ -177,6 +186,7 @@ def importance_weighted(
     log_weights = log_ratio - cost
     loss = -variational_bound(log_weights, alpha=alpha, groups=groups)
     if gradient == "dreg" and loss.requires_grad and z.requires_grad:
+        check_traced("gradient", "'standard' or 'stl' under torch.compile", "'dreg'")
         # The gradient that reaches z is w~ dlog w/dz, and is to be w~^2 dlog w/dz. A hook on z
         # would change other terms' gradients too; this adds what lacks, and 0 to the value.
         weights = log_weights.detach().unflatten(0, (groups, -1)).softmax(1).flatten(0, 1)
@@ -210,7 +220,7 @@ def _slope(value: Tensor, z: Tensor, argument: str | None = None) -> Tensor:
     slope = None
     if value.requires_grad:
         (slope,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)
-    if slope is None and argument is not None:  # a graph cut by torch.compile would say nothing
+    if slope is None and argument is not None:
         what = "one decoded from z, in one graph with it, for gradient='dreg'"
         raise ValueError(_checks.expected(argument, what, "one without a gradient to z"))
     return torch.zeros_like(z) if slope is None else slope

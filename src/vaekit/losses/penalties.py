@@ -104,7 +104,8 @@ def gradient_penalty(
         of the data, squared.
 
     Raises:
-        ValueError: If no gradient from ``x_hat`` to ``z`` is recorded.
+        ValueError: If no gradient from ``x_hat`` to ``z`` is recorded, or under ``torch.compile``
+            without the option ``torch._dynamo.config.trace_autograd_ops``, which `vaekit.fit` sets.
 
     Example:
         >>> z = torch.ones(4, 2, requires_grad=True)
@@ -117,11 +118,12 @@ def gradient_penalty(
     """
     gradient = None
     if torch.is_grad_enabled() and z.requires_grad and x_hat.requires_grad:
+        check_traced("x_hat", "one whose gradient to z can be traced", "a compiled one")
         signs = torch.randint_like(x_hat, 2) * 2 - 1
         (gradient,) = torch.autograd.grad(x_hat, z, signs, create_graph=True, allow_unused=True)
     if gradient is None:
         what = "a code that x_hat was decoded from while gradients are recorded"
-        hint = "Call the model and the term under torch.enable_grad(), and do not compile them."
+        hint = "Call the model and the term under torch.enable_grad()."
         raise ValueError(_checks.expected("z", what, "no gradient", hint))
     return gradient.square().sum(-1)
 
@@ -141,7 +143,7 @@ def commitment(posterior: Distribution) -> Float[Tensor, " batch"]:
         TypeError: If the posterior has none.
 
     Example:
-        >>> latent = vk.latents.VectorQuantizedLatent(4, codes=8)
+        >>> latent = vk.latents.VectorQuantizedLatent(4, codebook=8)
         >>> commitment(latent(torch.zeros(6, 4))).shape
         torch.Size([6])
 
@@ -154,6 +156,20 @@ def commitment(posterior: Distribution) -> Float[Tensor, " batch"]:
         what = "one with a commitment, as a vector-quantised latent infers"
         raise TypeError(_checks.expected("posterior", what, repr(posterior)))
     return value
+
+
+def check_traced(argument: str, what: str, got: str) -> None:
+    """Say so where torch.compile would cut its graph at a gradient that a loss is made of.
+
+    What comes before the cut would be missing from that gradient.
+    """
+    if not torch.compiler.is_compiling():
+        return
+    if not getattr(torch._dynamo.config, "trace_autograd_ops", False):  # not every torch has it
+        hint = "torch._dynamo.config.trace_autograd_ops = True has it traced, as vk.fit does."
+        message = _checks.expected(argument, what, got, hint)
+        torch._dynamo.graph_break(msg=message)  # an error while tracing would only end the tracing
+        raise ValueError(message)
 
 
 def _covariance(posterior: Distribution) -> Tensor:
