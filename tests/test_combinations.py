@@ -6,6 +6,8 @@ Which is which, `combinations.refusals` tells.
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import combinations
 import pytest
@@ -52,22 +54,27 @@ def choices(draw: st.DrawFn, possible: bool) -> Choice:
     return choice
 
 
-def fit(choice: Choice, model: vk.VAE) -> vk.training.History:
+def fit(
+    choice: Choice,
+    model: vk.VAE,
+    objective: vk.objectives.Objective | None = None,
+    **options: Any,
+) -> vk.training.History:
     return vk.fit(
         model,
-        combinations.objective(choice),
+        objective or combinations.objective(choice),
         vk.datasets.from_tensors(*combinations.data(choice)),
-        steps=3,
         batch_size=choice.batch_size,
         samples=choice.samples,
         progress=False,
+        **{"steps": 3, **options},
     )
 
 
 @AT_RANDOM
 @given(choices(possible=True))
-def test_what_is_possible_trains_and_reloads(choice: Choice) -> None:
-    check_possible(choice)
+def test_what_is_possible_trains_and_reloads(tmp_path: Path, choice: Choice) -> None:
+    check_possible(choice, tmp_path)
 
 
 @AT_RANDOM
@@ -77,22 +84,33 @@ def test_what_is_impossible_is_refused_by_name(choice: Choice) -> None:
 
 
 @pytest.mark.parametrize("choice", ONCE_AT_FAULT.values(), ids=ONCE_AT_FAULT)
-def test_what_was_once_at_fault(choice: Choice) -> None:
-    (check_refused if refusals(choice) else check_possible)(choice)
+def test_what_was_once_at_fault(choice: Choice, tmp_path: Path) -> None:
+    if refusals(choice):
+        check_refused(choice)
+    else:
+        check_possible(choice, tmp_path)
 
 
-def check_possible(choice: Choice) -> None:
-    """It trains, and what was learned is all in the state."""
+def check_possible(choice: Choice, folder: Path) -> None:
+    """It trains, and what was learned is all in the state, from which training goes on the same."""
     model, (x, context) = combinations.build(choice), combinations.data(choice)
+    objective = combinations.objective(choice)
     labels = context if model.takes_context else None
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    history = fit(choice, model)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    history = fit(choice, model, objective, optimizer=optimizer)
     assert all(math.isfinite(value) for row in history.train.values() for value in row)
     after = model.state_dict()
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    parts = {"model": model, "objective": objective, "optimizer": optimizer}
+    torch.save({name: part.state_dict() for name, part in parts.items()}, folder / "state.pt")
     again = combinations.build(choice, seed=1)
-    again.load_state_dict(after)
+    other = combinations.objective(choice)
+    twin = torch.optim.Adam(again.parameters(), 1e-3)
+    saved = torch.load(folder / "state.pt", weights_only=True)
+    for name, part in (("model", again), ("objective", other), ("optimizer", twin)):
+        part.load_state_dict(saved[name])
     again.eval()
     x_hat = model.reconstruct(x, labels)
     assert x_hat.shape == x.shape
@@ -105,6 +123,19 @@ def check_possible(choice: Choice) -> None:
     alone = tuple(name for name in choice.terms if not TERMS[name].batch)
     for value in seeded(replace(choice, terms=alone), model, batch=1).values():
         assert value.shape in ((1,), ())
+    # The next step is the same as if there had been no break.
+    rows = [
+        fit(choice, *both, optimizer=one, steps=1, seed=3).train
+        for *both, one in ((model, objective, optimizer), (again, other, twin))
+    ]
+    for name, row in rows[0].items():
+        assert row == rows[1][name], name
+    for one, same in ((model, again), (objective, other)):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, same.state_dict()[key]), key
+    assert any(
+        not torch.equal(value, saved["model"][key]) for key, value in again.state_dict().items()
+    )
 
 
 def check_refused(choice: Choice) -> None:
