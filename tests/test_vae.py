@@ -600,6 +600,20 @@ class TestWhatASecondReviewFound:
         torch.testing.assert_close(model.encode((x, y.numpy())).mean, expected)
         torch.testing.assert_close(model.encode([(x, y.numpy())]).mean, expected)
 
+    def test_a_vamp_prior_follows_when_the_encoder_is_replaced(self, refuses) -> None:
+        model, other = tiny(), tiny()
+        nn.init.normal_(other.encoder.net.layers[0].weight)
+        model.prior = vk.priors.VampPrior(model.encoder, torch.rand(5, 1, 8, 8))
+        before = model.prior().mean
+        model.encoder = other.encoder
+        assert model.prior.encoder is model.encoder
+        assert not torch.equal(model.prior().mean, before)
+        assert [name for name, _ in model.named_parameters() if "prior" in name] == ["prior.raw"]
+        twin = copy.deepcopy(model)
+        assert twin.prior.encoder is twin.encoder
+        foreign = vk.priors.VampPrior(tiny().encoder, torch.rand(5, 1, 8, 8))
+        refuses(ValueError, lambda: setattr(model, "prior", foreign), "prior", "own encoder")
+
     def test_a_vamp_prior_mixes_the_models_own_posteriors(self, refuses) -> None:
         model, other = tiny(), tiny()
         prior = vk.priors.VampPrior(other.encoder, torch.rand(5, 1, 8, 8))

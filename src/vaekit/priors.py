@@ -156,9 +156,10 @@ class VampPrior(nn.Module):
 
     The pseudo-inputs stay within the data's range, and what is learned is :math:`v`, ``raw``. The
     ``state_dict`` holds ``raw`` and nothing else. The encoder is the model's: the prior refers to
-    it, so its parameters are neither listed, saved nor moved a second time, and a deep copy of the
-    VAE holds a prior that refers to the copied encoder. It is run on the pseudo-inputs, in whatever
-    mode it is in, at every call.
+    it, so its parameters are neither listed, saved nor moved a second time, a deep copy of the VAE
+    holds a prior that refers to the copied encoder, and one that is given another encoder
+    (``model.encoder = ...``) has its prior refer to that. It is run on the pseudo-inputs, in
+    whatever mode it is in, at every call.
 
     Args:
         encoder: The encoder of the VAE that this is the prior of.
@@ -212,7 +213,7 @@ class VampPrior(nn.Module):
             hint = "ConditionalPrior is a prior that takes one; any other goes without."
             got = f"{type(encoder).__name__} that takes one"
             raise TypeError(_checks.expected("encoder", what, got, hint))
-        self._encoder = (encoder,)  # in a tuple a module is referred to, not registered
+        self.refer_to(encoder)
         self.bounds = bounds
         self.raw = nn.Parameter(raw)
         self.dim = self._check()
@@ -221,6 +222,10 @@ class VampPrior(nn.Module):
     def encoder(self) -> nn.Module:
         """The encoder referred to."""
         return self._encoder[0]
+
+    def refer_to(self, encoder: nn.Module) -> None:
+        """Mix the posteriors of another encoder, as a model does that is given one."""
+        self._encoder = (encoder,)  # in a tuple a module is referred to, not registered
 
     @property
     def pseudo_inputs(self) -> Tensor:

@@ -240,9 +240,6 @@ class VAE(nn.Module):
         if shared is not None and prior is not shared:
             what = "the one that the latent was made of, whose networks it shares"
             raise ValueError(_checks.expected("prior", what, repr(prior)))
-        if getattr(prior, "encoder", encoder) is not encoder:  # a VampPrior's
-            what = "one of the model's own encoder, whose posteriors it mixes"
-            raise ValueError(_checks.expected("prior", what, "one of another encoder"))
         self.prior = _default_prior(encoder.latent) if prior is None else prior
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
@@ -251,6 +248,15 @@ class VAE(nn.Module):
             if got not in (None, dim):
                 what = f"{dim} latent dimensions, as the encoder has"
                 raise ValueError(_checks.expected(argument, what, got))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a part, and keep a prior that refers to the encoder (a VampPrior) to the model's."""
+        if name == "prior" and getattr(value, "encoder", self.encoder) is not self.encoder:
+            what = "one of the model's own encoder, whose posteriors it mixes"
+            raise ValueError(_checks.expected("prior", what, "one of another encoder"))
+        super().__setattr__(name, value)
+        if name == "encoder" and hasattr(getattr(self, "prior", None), "refer_to"):
+            self.prior.refer_to(value)  # type: ignore[operator]
 
     @property
     def takes_context(self) -> bool:
