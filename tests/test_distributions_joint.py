@@ -123,3 +123,56 @@ class TestPointMass:
         refuses(TypeError, lambda: q.log_prob(torch.zeros(4, 2)), *words)
         refuses(TypeError, lambda: vk.kl_divergence(q, method=method), *words)
         refuses(ValueError, lambda: PointMass(torch.full((4, 2), math.nan)), "point", "NaN")
+
+
+class TestColumns:
+    @given(seed=seeds, batch=batches)
+    def test_of_gaussians_it_is_the_gaussian(self, seed: int, batch: int) -> None:
+        q, p = draw(seed, batch, 5), draw(seed + 1, batch, 5)
+        columns = [[3, 0], [1, 4, 2]]
+
+        def parted(d: DiagonalGaussian) -> Joint:
+            return Joint([DiagonalGaussian(d.mu[:, c], d.logvar[:, c]) for c in columns], columns)
+
+        joint, z = parted(q), torch.randn(batch, 5, dtype=f64)
+        for mine, other in (
+            (joint.log_prob(z), q.log_prob(z)),
+            (joint.expand((2, batch)).log_prob(z), q.log_prob(z).expand(2, batch)),
+            (log_prob_by_dimension(joint, z), q.log_prob_by_dimension(z)),
+            (joint.mean, q.mean),
+            (joint.mode, q.mode),
+            (joint.variance, q.variance),
+            (torch.cat(joint.split(z), -1), z[:, [3, 0, 1, 4, 2]]),
+            (vk.kl_divergence(joint, parted(p), method="analytic"), vk.kl_divergence(q, p)),
+            (vk.kl_divergence(joint, p, method="analytic"), vk.kl_divergence(q, p)),
+        ):
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+        assert joint.rsample((3,)).shape == (3, batch, 5)
+
+    def test_draws_lie_in_their_places(self) -> None:
+        joint = Joint(
+            [
+                RelaxedCategorical(torch.randn(8, 1, 3), hard=True),
+                StandardGaussian(torch.zeros(8, 2)),
+            ],
+            [[1, 4, 2], [0, 3]],
+        )
+        z = joint.sample((5,))
+        assert joint.support.check(z).all()
+        assert torch.equal(z[..., [1, 4, 2]].sum(-1), torch.ones(5, 8))
+        end_to_end = Joint(joint.parts)
+        assert not end_to_end.support.check(z).any()
+        with pytest.raises(NotImplementedError, match="no closed form"):
+            vk.kl_divergence(joint, end_to_end, method="analytic")
+        # With respect to what a density is goes by the places.
+        with pytest.raises(TypeError, match="prior: expected a density of the same kind"):
+            vk.kl_divergence(joint, end_to_end, method="monte_carlo")
+
+    def test_places_that_do_not_fit_are_refused(self, refuses) -> None:
+        parts = [StandardGaussian(torch.zeros(2)), StandardGaussian(torch.zeros(1))]
+        for columns in ([[0, 1], [1]], [[0], [1, 2]], [[0, 1]], [[0, 1], [3]]):
+            refuses(
+                ValueError, lambda c=columns: Joint(parts, c), "columns", "0 to 2", str(columns)
+            )
+        joint = Joint([DiagonalGaussian(*part) for part in parts], [[0, 2], [1]])
+        refuses(ValueError, lambda: joint.log_prob(torch.tensor([0.0, torch.nan, 0.0])), "[1] of x")

@@ -281,6 +281,28 @@ class TestOptimalSigma:
 
 
 class TestMixed:
+    def test_its_moments_and_mode_are_those_of_its_columns(self) -> None:
+        counts = lk.Mixed(
+            [
+                ([4, 0], lk.Gaussian(2, "per_pixel")),
+                ([1], lk.Bernoulli(1)),
+                ([5], lk.Categorical(1, 4)),
+                ([2], lk.Poisson(1)),
+                ([3], lk.NegativeBinomial(1)),
+            ]
+        )
+        params = torch.randn(3, counts.num_params)
+        p = counts(params)
+        pieces = params.split([part.num_params for part in counts.parts], -1)
+        for columns, part, piece in zip(counts.columns, counts.parts, pieces, strict=True):
+            for name in ("mean", "mode", "variance"):
+                expected = getattr(part(piece), name)
+                assert torch.equal(getattr(p, name)[:, columns], expected), name
+        draws = p.sample((20_000,))
+        torch.testing.assert_close(draws.mean(0), p.mean, rtol=0.1, atol=0.1)
+        assert p.support.check(draws).all()
+        assert not p.support.check(draws[..., [1, 0, 2, 3, 4, 5]]).any()
+
     def test_it_is_the_sum_of_its_parts(self) -> None:
         likelihood = mixed()
         params = torch.randn(5, likelihood.num_params, dtype=f64)
@@ -433,3 +455,16 @@ def test_a_fixed_sigma_is_exact_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = likelihood(mu.bfloat16()).log_prob(mu)
     torch.testing.assert_close(found, likelihood(mu).log_prob(mu), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["Categorical", "Poisson", "NegativeBinomial"])
+def test_variance_and_mode_are_those_of_the_probabilities(name: str) -> None:
+    make, values = DISCRETE[name]
+    likelihood = make(1).double()
+    params = torch.randn(20, likelihood.num_params, dtype=f64)
+    p, x = likelihood(params), values.to(f64)[:, None, None]
+    probabilities = p.log_prob(x).exp()
+    mean = (probabilities * x[..., 0]).sum(0)
+    variance = (probabilities * (x[..., 0] - mean).square()).sum(0)
+    torch.testing.assert_close(p.variance[:, 0], variance, rtol=1e-6, atol=1e-8)
+    assert torch.equal(p.mode[:, 0], values.to(f64)[probabilities.argmax(0)])

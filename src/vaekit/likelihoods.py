@@ -12,8 +12,8 @@ from torch import distributions as td
 from torch.distributions import Distribution
 
 from vaekit import _checks
-from vaekit.distributions import DiagonalGaussian, IndependentBernoulli, univariate
-from vaekit.distributions.observed import CalibratedGaussian, Columns, Observed, Values
+from vaekit.distributions import DiagonalGaussian, IndependentBernoulli, Joint, univariate
+from vaekit.distributions.observed import CalibratedGaussian, Observed, Values
 from vaekit.distributions.univariate import bounded
 
 __all__ = [
@@ -640,12 +640,11 @@ class Mixed(Likelihood):
         self.num_params = sum(self._sizes)
         self.discrete = all(likelihood.discrete for _, likelihood in parts)
 
-    def forward(self, params: Float[Tensor, "..."]) -> Columns:
+    def forward(self, params: Float[Tensor, "..."]) -> Joint:
         """Return the distribution of a row."""
         _checks.trailing_shape("params", params, (self.num_params,))
         each = zip(self.parts, params.split(self._sizes, dim=-1), strict=True)
-        distributions = [likelihood(part) for likelihood, part in each]
-        return Columns(list(zip(self.columns, distributions, strict=True)))
+        return Joint([likelihood(part) for likelihood, part in each], self.columns)
 
     def extra_repr(self) -> str:
         """Show the columns of each part."""

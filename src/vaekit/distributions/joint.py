@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
@@ -16,7 +16,7 @@ __all__ = ["Joint"]
 
 
 class Joint(Checked):
-    r"""Independent distributions over vectors, whose vectors are put end to end.
+    r"""Independent distributions over vectors, whose vectors are put end to end, or in columns.
 
     .. math:: \log p(z) = \sum_i \log p_i(z_i), \qquad z = (z_1, z_2, \ldots)
 
@@ -25,10 +25,13 @@ class Joint(Checked):
 
     Args:
         parts: The distributions, each over one dimension, all of one batch shape.
+        columns: For each part the places that its values have in the vector, together each place
+            once; those after the part's before it if None.
 
     Raises:
         TypeError: From ``log_prob_by_dimension``, if a part has none.
-        ValueError: If there is no part, or if their shapes do not fit.
+        ValueError: If there is no part, if their shapes do not fit, or the columns do not; from
+            ``log_prob``, if the shape does not fit or a part refuses its values.
 
     Example:
         >>> normal = vk.distributions.StandardGaussian(torch.zeros(8, 2))
@@ -37,11 +40,15 @@ class Joint(Checked):
         Joint(StandardGaussian(batch_shape=(8,), event_shape=(2,)), Dirichlet(concentration: ...
         >>> joint.rsample().shape
         torch.Size([8, 5])
+        >>> Joint([normal, normal], columns=[[0, 3], [1, 2]]).sample().shape
+        torch.Size([8, 4])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, parts: Sequence[Distribution]) -> None:
+    def __init__(
+        self, parts: Sequence[Distribution], columns: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.parts = list(parts)
         shapes = [(*part.batch_shape, "|", *part.event_shape) for part in self.parts]
         alike = {part.batch_shape for part in self.parts}
@@ -49,59 +56,64 @@ class Joint(Checked):
             what = "distributions over one dimension, of one batch shape"
             raise ValueError(_checks.expected("parts", what, shapes))
         self._sizes = [part.event_shape[0] for part in self.parts]
+        self.columns = None if columns is None else [list(places) for places in columns]
+        self._order = None if self.columns is None else _order(self.columns, self._sizes)
         self.has_rsample = all(part.has_rsample for part in self.parts)
         super().__init__(alike.pop(), torch.Size([sum(self._sizes)]), validate_args=False)
 
     def __repr__(self) -> str:
-        return f"Joint({', '.join(map(repr, self.parts))})"
+        columns = "" if self.columns is None else f", columns={self.columns}"
+        return f"Joint({', '.join(map(repr, self.parts))}{columns})"
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
-        """What the parts' supports allow, end to end."""
-        return _EndToEnd([part.support for part in self.parts], self._sizes)
+        """What the parts' supports allow, each in its place."""
+        return _EndToEnd(self)
 
     @property
     def mean(self) -> Tensor:
         """The parts' means, ``(*batch, dim)``."""
-        return torch.cat([part.mean for part in self.parts], -1)
+        return self._joined([part.mean for part in self.parts])
 
     @property
     def mode(self) -> Tensor:
         """The parts' modes, ``(*batch, dim)``."""
-        return torch.cat([part.mode for part in self.parts], -1)
+        return self._joined([part.mode for part in self.parts])
 
     @property
     def variance(self) -> Tensor:
         """The parts' variances, ``(*batch, dim)``."""
-        return torch.cat([part.variance for part in self.parts], -1)
+        return self._joined([part.variance for part in self.parts])
 
-    def split(self, value: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
+    def split(self, value: Shaped[Tensor, "..."]) -> tuple[Tensor, ...]:
         """Divide the last dimension among the parts."""
         _checks.trailing_shape("x", value, self.event_shape)
+        if self.columns is not None:
+            return tuple(value[..., places] for places in self.columns)
         pieces: tuple[Tensor, ...] = value.split(self._sizes, -1)
         return pieces
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Joint":
         """Return the same distribution over a larger batch."""
-        return Joint([part.expand(torch.Size(batch_shape)) for part in self.parts])
+        return Joint([part.expand(torch.Size(batch_shape)) for part in self.parts], self.columns)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with the gradients of the parts."""
         shape = torch.Size(sample_shape)
-        return torch.cat([part.rsample(shape) for part in self.parts], -1)
+        return self._joined([part.rsample(shape) for part in self.parts])
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, without a gradient."""
         shape = torch.Size(sample_shape)
-        return torch.cat([part.sample(shape) for part in self.parts], -1)
+        return self._joined([part.sample(shape) for part in self.parts])
 
-    def log_prob_by_dimension(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob_by_dimension(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density of each dimension by itself, in nats, where each part has them."""
         pairs = zip(self.parts, self.split(value), strict=True)
-        return torch.cat([log_prob_by_dimension(part, piece) for part, piece in pairs], -1)
+        return self._joined([log_prob_by_dimension(part, piece) for part, piece in pairs])
 
-    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats.
 
         Shape:
@@ -111,25 +123,49 @@ class Joint(Checked):
             ValueError: If the shape does not fit, or a part refuses its piece.
         """
         check_value(self, value)
-        pairs = zip(self.parts, self.split(value), strict=True)
-        return _total([part.log_prob(piece) for part, piece in pairs])
+        each = []
+        for number, piece in enumerate(self.split(value)):
+            try:
+                each.append(self.parts[number].log_prob(piece))
+            except ValueError as error:
+                if self.columns is None:
+                    raise
+                raise ValueError(f"{error} In the columns {self.columns[number]} of x.") from None
+        return _total(each)
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Entropy in nats, the sum of the parts', ``(*batch,)``."""
         return _total([part.entropy() for part in self.parts])
 
+    def _joined(self, pieces: list[Tensor]) -> Tensor:
+        """Put the parts' values into their places."""
+        whole = torch.cat(pieces, -1)
+        return whole if self._order is None else whole[..., self._order]
+
 
 class _EndToEnd(constraints.Constraint):
+    """What the supports of a joint's parts allow, each in its place."""
+
     event_dim = 1
 
-    def __init__(self, parts: Sequence[Any], sizes: list[int]) -> None:
-        self.parts, self.sizes = parts, sizes
-        self.is_discrete = any(part.is_discrete for part in parts)
+    def __init__(self, joint: Joint) -> None:
+        self.parts = [part.support for part in joint.parts]
+        self.sizes, self.order, self._split = joint._sizes, joint._order, joint.split
+        self.is_discrete = any(part.is_discrete for part in self.parts)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        pairs = zip(self.parts, value.split(self.sizes, -1), strict=True)
+        pairs = zip(self.parts, self._split(value), strict=True)
         return torch.stack([part.check(piece) for part, piece in pairs]).all(0)
+
+
+def _order(columns: list[list[int]], sizes: list[int]) -> list[int]:
+    """Tell for each place where its value lies when the parts are put end to end."""
+    laid = [place for places in columns for place in places]
+    if [len(places) for places in columns] != sizes or sorted(laid) != list(range(len(laid))):
+        what = f"the places from 0 to {sum(sizes) - 1} once each, {sizes} for the parts"
+        raise ValueError(_checks.expected("columns", what, columns))
+    return sorted(range(len(laid)), key=laid.__getitem__)
 
 
 def _total(values: list[Tensor]) -> Tensor:
@@ -137,14 +173,15 @@ def _total(values: list[Tensor]) -> Tensor:
 
 
 def _kl_joint_joint(q: Joint, p: Joint) -> Tensor:
-    if q._sizes != p._sizes:
+    if (q._sizes, q.columns) != (p._sizes, p.columns):
         raise NotImplementedError(f"No closed-form KL between {q!r} and {p!r}, divided otherwise.")
     return _total([kl_divergence(*pair) for pair in zip(q.parts, p.parts, strict=True)])
 
 
 def _kl_joint_gaussian(q: Joint, p: DiagonalGaussian) -> Tensor:
     pieces = zip(q.split(p.mu), q.split(p.logvar.expand_as(p.mu)), strict=True)
-    return kl_divergence(q, Joint([DiagonalGaussian(mu, logvar) for mu, logvar in pieces]))
+    parts = [DiagonalGaussian(mu, logvar) for mu, logvar in pieces]
+    return kl_divergence(q, Joint(parts, q.columns))
 
 
 register_kl(Joint, Joint)(_kl_joint_joint)

@@ -1,7 +1,7 @@
 """What the distributions of data share: values told apart from others, and errors in our words."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from vaekit import _checks
-from vaekit.distributions.events import Checked, check_value, sum_event
+from vaekit.distributions.events import check_value, sum_event
 from vaekit.distributions.gaussians import DiagonalGaussian
 from vaekit.distributions.supports import check_inside
 
-__all__ = ["CalibratedGaussian", "Columns", "Observed", "Values"]
+__all__ = ["CalibratedGaussian", "Observed", "Values"]
 
 
 class Values(constraints.Constraint):
@@ -114,6 +114,16 @@ class Observed(Independent[Distribution]):
         """The means, of shape ``(*batch, *event)``."""
         return self._cast(super().mean)
 
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest values, of shape ``(*batch, *event)``."""
+        return self._cast(super().mode)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances, of shape ``(*batch, *event)``."""
+        return self._cast(super().variance)
+
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Observed":
         """Return the same distribution over a larger batch."""
         base = self.base_dist.expand(torch.Size(batch_shape) + self.event_shape)
@@ -140,63 +150,6 @@ class Observed(Independent[Distribution]):
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self._dtype)
-
-
-class Columns(Checked):
-    """Several distributions side by side, each over its own columns of a table.
-
-    Args:
-        parts: The columns of each distribution, and the distribution itself.
-
-    Example:
-        >>> normal = DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
-        >>> Columns([([0, 2], normal), ([1], normal.__class__(*torch.zeros(2, 8, 1)))]).event_shape
-        torch.Size([3])
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
-    def __init__(self, parts: Sequence[tuple[Sequence[int], Distribution]]) -> None:
-        self._parts = [(list(columns), part) for columns, part in parts]
-        laid = [column for columns, _ in self._parts for column in columns]
-        self._order = sorted(range(len(laid)), key=laid.__getitem__)
-        super().__init__(self._parts[0][1].batch_shape, torch.Size([len(laid)]))
-
-    @property
-    def mean(self) -> Tensor:
-        """The means, of shape ``(*batch, columns)``."""
-        return self._table([part.mean for _, part in self._parts])
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Columns":
-        """Return the same distribution over a larger batch."""
-        parts = [(columns, part.expand(torch.Size(batch_shape))) for columns, part in self._parts]
-        return Columns(parts)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Draw, without a gradient, of shape ``(*sample_shape, *batch, columns)``."""
-        return self._table([part.sample(torch.Size(sample_shape)) for _, part in self._parts])
-
-    def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-probability in nats, a density in the columns that hold real numbers.
-
-        Shape:
-            ``value: (..., columns)``, returns ``(*batch,)`` broadcast with the front of ``value``.
-
-        Raises:
-            ValueError: If the shape does not fit, or a value lies outside its column's support.
-        """
-        if self._validate_args:
-            check_value(self, value)
-        each = []
-        for columns, part in self._parts:
-            try:
-                each.append(part.log_prob(value[..., columns]))
-            except ValueError as error:
-                raise ValueError(f"{error} In the columns {columns} of x.") from None
-        return torch.stack(each).sum(0)
-
-    def _table(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts, dim=-1)[..., self._order]
 
 
 class CalibratedGaussian(DiagonalGaussian):

@@ -121,7 +121,8 @@ def _of_support(support: Any, size: int) -> list[_Dimension]:
         support = support.base_constraint
     if hasattr(support, "parts"):  # of a Joint
         pairs = zip(support.parts, support.sizes, strict=True)
-        return [each for part, part_size in pairs for each in _of_support(part, part_size)]
+        each = [one for part, part_size in pairs for one in _of_support(part, part_size)]
+        return each if support.order is None else [each[place] for place in support.order]
     if support is constraints.simplex:
         return [_Dimension("simplices")] * size
     measure = getattr(support, "measure", "counts" if support.is_discrete else "reals")

@@ -55,7 +55,7 @@ class _Univariate(Distribution):
 
 
 class Categorical(td.Categorical):
-    """Torch's, with a mean: that of the number of the class.
+    """Torch's, with a mean and a variance: those of the number of the class.
 
     Example:
         >>> Categorical(logits=torch.zeros(8, 5)).mean[0]
@@ -65,10 +65,16 @@ class Categorical(td.Categorical):
     @property
     def mean(self) -> Tensor:
         """The means of the class's number, of shape ``batch_shape``."""
-        numbers = torch.arange(
-            self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device
-        )
-        return (self.probs * numbers).sum(-1)
+        return (self.probs * self._numbers).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances of the class's number, of shape ``batch_shape``."""
+        return (self.probs * (self._numbers - self.mean[..., None]).square()).sum(-1)
+
+    @property
+    def _numbers(self) -> Tensor:
+        return torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
 
 
 class ContinuousBernoulli(_Univariate):
@@ -211,6 +217,16 @@ class NegativeBinomial(_Univariate):
     def mean(self) -> Tensor:
         r"""The means :math:`\mu`."""
         return self.log_mean.exp()
+
+    @property
+    def mode(self) -> Tensor:
+        r"""The likeliest counts, :math:`\lfloor \mu (1 - 1 / r) \rfloor`; 0 where r is below 1."""
+        return (self.mean * (1 - (-self.log_r).exp())).clamp_min(0).floor()
+
+    @property
+    def variance(self) -> Tensor:
+        r"""The variances, :math:`\mu + \mu^2 / r`."""
+        return self.mean + (2 * self.log_mean - self.log_r).exp()
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
