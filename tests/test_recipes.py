@@ -118,6 +118,53 @@ def test_it_is_a_few_lines_and_tells_its_paper(name: str) -> None:
     assert "References:" in (function.__doc__ or "")
 
 
+def test_joint_vae_holds_each_kind_of_latent_to_its_capacity() -> None:
+    torch.manual_seed(0)
+    recipe = recipes.joint_vae(BINARY, 3, 4, gamma=7, capacities=(6, 9), steps=10, nets=SMALL)
+    model, objective = recipe
+    out = model(X)
+    continuous, discrete = (
+        vk.kl_divergence(*pair) for pair in zip(out.posterior.parts, out.prior.parts, strict=True)
+    )
+    for step in (0, 5, 10, 99):
+        share = min(1, step / 10)
+        held = (continuous - share * 6).abs() + (discrete - share * math.log(4)).abs()
+        exact = vk.reconstruction(out.likelihood, X).mean() + 7 * held.mean()
+        torch.testing.assert_close(objective(out, X, step).total, exact)
+
+
+def test_cvae_with_a_learned_prior() -> None:
+    prior = vk.priors.ConditionalPrior(vk.networks.mlp(10, [8], 6), 3)
+    model, objective = recipes.cvae(BINARY, 3, 10, prior=prior, nets=SMALL)
+    assert model.prior is prior
+    objective(model(X, context=torch.arange(64) % 10), X).total.backward()
+    assert all(p.grad is not None for p in prior.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - {"sigma_vae"}))
+def test_a_shape_in_place_of_a_likelihood_is_refused(name: str, refuses) -> None:
+    rest = {"categorical_vae": [3, 4], "joint_vae": [3, 4], "cvae": [3, 4], "vamp_vae": [3, X[:5]]}
+    rest |= {"two_layer_vae": [], "ladder_vae": []}
+    if name == "flow_prior_vae":
+        rest[name] = [3, _flow()]
+    make, arguments = getattr(recipes, name), rest.get(name, [4])
+    words = "likelihood", "vk.likelihoods.Bernoulli", "(1, 8, 8)"
+    refuses(TypeError, lambda: make((1, 8, 8), *arguments), *words)
+
+
+def test_other_than_two_layers_are_refused(refuses) -> None:
+    make = recipes.two_layer_vae
+    refuses(ValueError, lambda: make(BINARY, (4, 2, 1)), "latent_dims", "two", "(4, 2, 1)")
+    refuses(ValueError, lambda: make(BINARY, (4, 2), hidden=(8,)), "hidden", "two", "(8,)")
+    pair = {"capacities": (5.0,)}
+    refuses(ValueError, lambda: recipes.joint_vae(BINARY, 3, 4, **pair), "capacities", "two")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_tells_its_formula(name: str) -> None:
+    assert ".. math::" in getattr(recipes, name).__doc__
+
+
 def test_networks_of_ones_own() -> None:
     nets = recipes.convolutions((4, 8), (16,))
     model, _ = recipes.vae(BINARY, 3, nets=nets)

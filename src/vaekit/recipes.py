@@ -7,8 +7,9 @@ All take the likelihood of the data and the number of latent dimensions; ``nets`
 networks to build, perceptrons of one hidden layer of 400 if nothing is said.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,15 @@ def convolutions(channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (25
 
 
 _MLP = perceptrons()
+_N = TypeVar("_N", int, float)
+
+
+def _shape(likelihood: Likelihood) -> torch.Size:
+    """Return the shape of an element of the data, or say that there is no likelihood of them."""
+    if not isinstance(likelihood, Likelihood):
+        what = "a likelihood, like vk.likelihoods.Bernoulli((1, 8, 8))"
+        raise TypeError(_checks.expected("likelihood", what, repr(likelihood)))
+    return likelihood.shape
 
 
 def _model(
@@ -123,7 +133,7 @@ def _model(
     nets: Nets,
     prior: Callable[[], Distribution] | None = None,
 ) -> VAE:
-    encoder = Encoder(nets.encoder(likelihood.shape, latent.num_params), latent)
+    encoder = Encoder(nets.encoder(_shape(likelihood), latent.num_params), latent)
     return VAE(encoder, Decoder(_decoding(likelihood, latent.dim, nets), likelihood), prior)
 
 
@@ -143,12 +153,27 @@ def _encoding(shape: torch.Size, context: int, out: int, nets: Nets) -> networks
     return nets.encoder(torch.Size((shape.numel() + context,)), out)
 
 
+def _two(argument: str, values: Sequence[_N]) -> tuple[_N, _N]:
+    if len(values) != 2:
+        raise ValueError(_checks.expected(argument, "two numbers", values))
+    return values[0], values[1]
+
+
 def _made(model: VAE, objective: "Objective | Term") -> Recipe:
     return Recipe(model, objective if isinstance(objective, Objective) else 1 * objective)
 
 
+def _gaussian(
+    likelihood: Likelihood, latent_dim: int, nets: Nets, objective: "Objective | Term"
+) -> Recipe:
+    """Make a VAE of a diagonal Gaussian and a standard normal, trained by any objective."""
+    return _made(_model(likelihood, GaussianLatent(latent_dim), nets), objective)
+
+
 def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Plain autoencoder: a point for each element, and no prior to generate from.
+    r"""Plain autoencoder: a point for each element, and no prior to generate from.
+
+    .. math:: -\log p(x \mid z(x))
 
     Args:
         likelihood: The likelihood of the data.
@@ -169,7 +194,9 @@ def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -
 
 
 def denoising_autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Denoising autoencoder: train it with ``fit(..., corruption=...)``.
+    r"""Denoising autoencoder: train it with ``fit(..., corruption=...)``.
+
+    .. math:: -\log p(x \mid z(\tilde{x})), \qquad \tilde{x} \text{ a corrupted } x
 
     Args:
         likelihood: The likelihood of the data.
@@ -196,9 +223,14 @@ def rae(
     penalty_weight: float = 1e-6,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """Regularised autoencoder, with the gradient penalty on the decoder.
+    r"""Regularised autoencoder, with the gradient penalty on the decoder.
 
-    To generate, give it a prior afterwards: `vaekit.priors.fit_gaussian_mixture`.
+    To generate, give it a prior afterwards: `vaekit.priors.fit_gaussian_mixture`. The RAE-L2
+    regularises the decoder's weights in place of its gradient; that is weight decay for them alone,
+    which the optimiser does: ``penalty_weight=0`` and the last lines of the example.
+
+    .. math:: -\log p(x \mid z) + \alpha\, \tfrac{1}{2} \lVert z \rVert^2
+              + \beta\, \lVert \nabla_z \hat{x}(z) \rVert_F^2
 
     Args:
         likelihood: The likelihood of the data.
@@ -207,10 +239,16 @@ def rae(
         penalty_weight: The weight of the decoder's gradient penalty.
         nets: The networks to build.
 
+    Raises:
+        ValueError: If a weight is negative.
+
     Example:
         >>> model, objective = rae(vk.likelihoods.Gaussian((1, 8, 8)), latent_dim=10)
         >>> objective
         Reconstruction() + 0.0001 * LatentL2() + 1e-06 * GradientPenalty()
+        >>> decayed = {"params": model.decoder.parameters(), "weight_decay": 1e-6}
+        >>> groups = [{"params": model.encoder.parameters()}, decayed]
+        >>> optimizer = torch.optim.Adam(groups, lr=1e-3)  # for vaekit.fit(..., optimizer=)
 
     References:
         P. Ghosh et al., *From Variational to Deterministic Autoencoders*, 2020, section 3.
@@ -221,7 +259,9 @@ def rae(
 
 
 def vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Variational autoencoder.
+    r"""Variational autoencoder.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z))
 
     Args:
         likelihood: The likelihood of the data.
@@ -236,14 +276,15 @@ def vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 10.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + KL())
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + KL())
 
 
 def beta_vae(
     likelihood: Likelihood, latent_dim: int, *, beta: float = 4.0, nets: Nets = _MLP
 ) -> Recipe:
-    """beta-VAE.
+    r"""beta-VAE.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \beta \operatorname{KL}(q(z \mid x) \| p(z))
 
     Args:
         likelihood: The likelihood of the data.
@@ -262,20 +303,25 @@ def beta_vae(
     References:
         I. Higgins et al., *beta-VAE*, 2017, equation 4.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + beta * KL())
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + beta * KL())
 
 
 def annealed_vae(
     likelihood: Likelihood, latent_dim: int, *, steps: int = 10_000, nets: Nets = _MLP
 ) -> Recipe:
-    """VAE whose KL is warmed up.
+    r"""VAE whose KL is warmed up.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z)
+              + \min(1, \text{step} / \text{steps}) \operatorname{KL}(q(z \mid x) \| p(z))
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         steps: After how many steps the KL has its full weight.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``steps`` is not above 0.
 
     Example:
         >>> model, objective = annealed_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, steps=5000)
@@ -285,8 +331,9 @@ def annealed_vae(
     References:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + schedules.Linear(0, 1, steps) * KL())
+    return _gaussian(
+        likelihood, latent_dim, nets, Reconstruction() + schedules.Linear(0, 1, steps) * KL()
+    )
 
 
 def capacity_vae(
@@ -298,7 +345,10 @@ def capacity_vae(
     steps: int = 100_000,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """beta-VAE whose KL follows a capacity that rises.
+    r"""beta-VAE whose KL follows a capacity that rises.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z)
+              + \gamma \left| \operatorname{KL}(q(z \mid x) \| p(z)) - C \right|
 
     Args:
         likelihood: The likelihood of the data.
@@ -307,6 +357,9 @@ def capacity_vae(
         capacity: Where the capacity ends, in nats.
         steps: After how many steps.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``gamma`` or ``capacity`` is negative, or ``steps`` is not above 0.
 
     Example:
         >>> model, objective = capacity_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, capacity=20)
@@ -324,13 +377,20 @@ def capacity_vae(
 def beta_tcvae(
     likelihood: Likelihood, latent_dim: int, *, beta: float = 6.0, nets: Nets = _MLP
 ) -> Recipe:
-    """beta-TCVAE.
+    r"""beta-TCVAE.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + I_q(x; z)
+              + \beta \operatorname{KL}\big( q(z) \big\| {\textstyle\prod_j} q(z_j) \big)
+              + {\textstyle\sum_j} \operatorname{KL}(q(z_j) \| p(z_j))
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         beta: The weight of the total correlation.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``beta`` is negative.
 
     Example:
         >>> model, objective = beta_tcvae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, beta=6)
@@ -341,20 +401,30 @@ def beta_tcvae(
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 4.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + objectives.DecomposedKL(total_correlation=beta))
+    return _gaussian(
+        likelihood,
+        latent_dim,
+        nets,
+        Reconstruction() + objectives.DecomposedKL(total_correlation=beta),
+    )
 
 
 def factor_vae(
     likelihood: Likelihood, latent_dim: int, *, gamma: float = 10.0, nets: Nets = _MLP
 ) -> Recipe:
-    """FactorVAE, whose discriminator belongs to its term.
+    r"""FactorVAE, whose discriminator belongs to its term.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z))
+              + \gamma \operatorname{KL}\big( q(z) \big\| {\textstyle\prod_j} q(z_j) \big)
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         gamma: The weight of the total correlation, added to that in the KL.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``gamma`` is negative.
 
     Example:
         >>> model, objective = factor_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, gamma=35)
@@ -377,7 +447,10 @@ def dip_vae_i(
     diagonal: float = 100.0,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """DIP-VAE I: the covariance of the means over the batch is drawn to the identity.
+    r"""DIP-VAE I: the covariance of the means over the batch is drawn to the identity.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z))
+              + \lambda_{od} \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2
 
     Args:
         likelihood: The likelihood of the data.
@@ -385,6 +458,9 @@ def dip_vae_i(
         off_diagonal: The weight of squared covariances.
         diagonal: The weight of the variances' squared distances from 1.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If a weight is negative.
 
     Example:
         >>> model, objective = dip_vae_i(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
@@ -395,8 +471,12 @@ def dip_vae_i(
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
         Concepts from Unlabeled Observations*, 2018, equation 6.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + KL() + objectives.DIP(off_diagonal, diagonal))
+    return _gaussian(
+        likelihood,
+        latent_dim,
+        nets,
+        Reconstruction() + KL() + objectives.DIP(off_diagonal, diagonal),
+    )
 
 
 def dip_vae_ii(
@@ -407,7 +487,10 @@ def dip_vae_ii(
     diagonal: float = 10.0,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """DIP-VAE II: the covariance of the draws over the batch is drawn to the identity.
+    r"""DIP-VAE II: the covariance of the draws over the batch is drawn to the identity.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z))
+              + \lambda_{od} \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2
 
     Args:
         likelihood: The likelihood of the data.
@@ -415,6 +498,9 @@ def dip_vae_ii(
         off_diagonal: The weight of squared covariances.
         diagonal: The weight of the variances' squared distances from 1.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If a weight is negative.
 
     Example:
         >>> model, objective = dip_vae_ii(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
@@ -439,6 +525,9 @@ def info_vae(
     nets: Nets = _MLP,
 ) -> Recipe:
     r"""InfoVAE with the MMD; ``alpha`` 0 and ``scale`` 1 give the weights 1 and 0 of a VAE.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + (1 - \alpha) \operatorname{KL}(q(z \mid x) \| p(z))
+              + (\alpha + \lambda - 1) \operatorname{MMD}^2(q(z), p(z))
 
     Args:
         likelihood: The likelihood of the data.
@@ -469,13 +558,18 @@ def info_vae(
 def wae(
     likelihood: Likelihood, latent_dim: int, *, scale: float = 10.0, nets: Nets = _MLP
 ) -> Recipe:
-    """Wasserstein autoencoder with the MMD.
+    r"""Wasserstein autoencoder with the MMD.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \lambda \operatorname{MMD}^2(q(z), p(z))
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         scale: The weight of the MMD.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``scale`` is negative.
 
     Example:
         >>> model, objective = wae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
@@ -492,13 +586,19 @@ def wae(
 def aae(
     likelihood: Likelihood, latent_dim: int, *, scale: float = 1.0, nets: Nets = _MLP
 ) -> Recipe:
-    """Adversarial autoencoder, whose discriminator belongs to its term.
+    r"""Adversarial autoencoder, whose discriminator belongs to its term.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z)
+              - \lambda\, \mathbb{E}_q \log \operatorname{sigmoid}(-D(z))
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         scale: The weight of the adversarial term.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``scale`` is negative.
 
     Example:
         >>> model, objective = aae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10)
@@ -513,7 +613,10 @@ def aae(
 
 
 def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Importance-weighted autoencoder: train it with ``fit(..., samples=50)``.
+    r"""Importance-weighted autoencoder: train it with ``fit(..., samples=50)``.
+
+    .. math:: -\mathbb{E} \log \frac{1}{K} \sum_k w_k, \qquad
+              w_k = \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
 
     Args:
         likelihood: The likelihood of the data.
@@ -529,12 +632,13 @@ def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recip
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
         equation 8.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, objectives.ImportanceWeighted())
+    return _gaussian(likelihood, latent_dim, nets, objectives.ImportanceWeighted())
 
 
 def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Nets = _MLP) -> Recipe:
-    """Mean of several importance-weighted bounds: ``samples`` is a multiple of ``groups``.
+    r"""Mean of several importance-weighted bounds: ``samples`` is a multiple of ``groups``.
+
+    .. math:: -\mathbb{E} \frac{1}{M} \sum_m \log \frac{M}{K} \sum_k w_{m,k}
 
     Args:
         likelihood: The likelihood of the data.
@@ -554,14 +658,17 @@ def miwae(likelihood: Likelihood, latent_dim: int, *, groups: int = 8, nets: Net
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
         section 5.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, objectives.ImportanceWeighted(groups=groups))
+    return _gaussian(likelihood, latent_dim, nets, objectives.ImportanceWeighted(groups=groups))
 
 
 def ciwae(
     likelihood: Likelihood, latent_dim: int, *, beta: float = 0.5, nets: Nets = _MLP
 ) -> Recipe:
-    """Convex combination of the ELBO and the importance-weighted bound.
+    r"""Convex combination of the ELBO and the importance-weighted bound.
+
+    .. math:: \beta \left( -\mathbb{E}_q \log p(x \mid z)
+              + \operatorname{KL}(q(z \mid x) \| p(z)) \right)
+              - (1 - \beta)\, \mathbb{E} \log \frac{1}{K} \sum_k w_k
 
     Args:
         likelihood: The likelihood of the data.
@@ -589,7 +696,10 @@ def ciwae(
 
 
 def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Importance-weighted autoencoder with the path derivative ("sticking the landing").
+    r"""Importance-weighted autoencoder with the path derivative ("sticking the landing").
+
+    .. math:: \nabla_\phi = -\sum_k \tilde{w}_k \frac{\partial \log w_k}{\partial z_k}
+              \frac{\partial z_k}{\partial \phi}, \qquad \tilde{w}_k = w_k / {\textstyle\sum_l} w_l
 
     Args:
         likelihood: The likelihood of the data.
@@ -604,12 +714,14 @@ def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe
     References:
         G. Roeder, Y. Wu and D. Duvenaud, *Sticking the Landing*, 2017, section 3.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, objectives.ImportanceWeighted(gradient="stl"))
+    return _gaussian(likelihood, latent_dim, nets, objectives.ImportanceWeighted(gradient="stl"))
 
 
 def dreg(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """Importance-weighted autoencoder with the doubly reparameterised gradient.
+    r"""Importance-weighted autoencoder with the doubly reparameterised gradient.
+
+    .. math:: \nabla_\phi = -\sum_k \tilde{w}_k^2 \frac{\partial \log w_k}{\partial z_k}
+              \frac{\partial z_k}{\partial \phi}, \qquad \tilde{w}_k = w_k / {\textstyle\sum_l} w_l
 
     Args:
         likelihood: The likelihood of the data.
@@ -625,20 +737,24 @@ def dreg(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recip
         G. Tucker et al., *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives*,
         2019, equation 8.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, objectives.ImportanceWeighted(gradient="dreg"))
+    return _gaussian(likelihood, latent_dim, nets, objectives.ImportanceWeighted(gradient="dreg"))
 
 
 def renyi_vae(
     likelihood: Likelihood, latent_dim: int, *, alpha: float = 0.5, nets: Nets = _MLP
 ) -> Recipe:
-    """Rényi VAE of order ``alpha``: 0 is the IWAE, 1 the VAE.
+    r"""Rényi VAE of order ``alpha``: 0 is the IWAE, 1 the VAE.
+
+    .. math:: -\frac{1}{1 - \alpha} \mathbb{E} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         alpha: The order of the divergence.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If ``alpha`` is not finite.
 
     Example:
         >>> model, objective = renyi_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10, alpha=0.5)
@@ -648,12 +764,14 @@ def renyi_vae(
     References:
         Y. Li and R. E. Turner, *Rényi Divergence Variational Inference*, 2016, section 4.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    return _made(model, objectives.ImportanceWeighted(alpha))
+    return _gaussian(likelihood, latent_dim, nets, objectives.ImportanceWeighted(alpha))
 
 
 def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """sigma-VAE: a Gaussian likelihood whose sigma is the optimal one.
+    r"""sigma-VAE: a Gaussian likelihood whose sigma is the optimal one.
+
+    .. math:: \mathbb{E}_q\, \tfrac{n}{2} \log \operatorname{MSE}(x, \hat{x}(z))
+              + \operatorname{KL}(q(z \mid x) \| p(z)) + \text{const}
 
     Args:
         shape: The shape of one element of the data.
@@ -675,13 +793,19 @@ def sigma_vae(shape: Sequence[int], latent_dim: int, *, nets: Nets = _MLP) -> Re
 def vamp_vae(
     likelihood: Likelihood, latent_dim: int, pseudo_inputs: Tensor, *, nets: Nets = _MLP
 ) -> Recipe:
-    """VAE with the VampPrior.
+    r"""VAE with the VampPrior.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z)), \qquad
+              p(z) = \frac{1}{K} \sum_k q(z \mid u_k)
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         pseudo_inputs: Where they start, ``(K, *shape)``: elements of the training data, say.
         nets: The networks to build.
+
+    Raises:
+        ValueError: If the shape of ``pseudo_inputs`` does not fit.
 
     Example:
         >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
@@ -693,7 +817,7 @@ def vamp_vae(
         J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, section 3.
     """
     latent = GaussianLatent(latent_dim)
-    encoder = Encoder(nets.encoder(likelihood.shape, latent.num_params), latent)
+    encoder = Encoder(nets.encoder(_shape(likelihood), latent.num_params), latent)
     decoder = Decoder(_decoding(likelihood, latent_dim, nets), likelihood)
     model = VAE(encoder, decoder, priors.VampPrior(encoder, pseudo_inputs))
     return _made(model, Reconstruction() + KL())
@@ -702,13 +826,19 @@ def vamp_vae(
 def flow_posterior_vae(
     likelihood: Likelihood, latent_dim: int, *, context: int = 32, nets: Nets = _MLP
 ) -> Recipe:
-    """VAE with an inverse autoregressive flow for its posterior.
+    r"""VAE with an inverse autoregressive flow for its posterior.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z)
+              + \mathbb{E}_q \left[ \log q(z \mid x) - \log p(z) \right]
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         context: How many numbers the encoder hands to the flow's layers.
         nets: The networks to build.
+
+    Raises:
+        ImportError: If zuko is missing.
 
     Example:
         >>> model, objective = flow_posterior_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 10)
@@ -726,7 +856,10 @@ def flow_posterior_vae(
 def flow_prior_vae(
     likelihood: Likelihood, latent_dim: int, flow: nn.Module, *, nets: Nets = _MLP
 ) -> Recipe:
-    """VAE with a flow for its prior: ``flow=zuko.flows.NSF(latent_dim)``, say.
+    r"""VAE with a flow for its prior: ``flow=zuko.flows.NSF(latent_dim)``, say.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z)
+              + \mathbb{E}_q \left[ \log q(z \mid x) - \log p(z) \right]
 
     Args:
         likelihood: The likelihood of the data.
@@ -757,7 +890,9 @@ def categorical_vae(
     hard: bool = False,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """VAE of categorical latents, relaxed by the Gumbel-softmax.
+    r"""VAE of categorical latents, relaxed by the Gumbel-softmax.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z))
 
     Args:
         likelihood: The likelihood of the data.
@@ -789,22 +924,43 @@ def joint_vae(
     latent_dim: int,
     classes: int,
     *,
+    gamma: float = 30.0,
+    capacities: tuple[float, float] = (5.0, 5.0),
+    steps: int = 25_000,
     temperature: float = 0.67,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """VAE of continuous latents and a discrete one, side by side.
+    r"""VAE of continuous latents and a discrete one, side by side.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z, c)
+              + \gamma \left| \operatorname{KL}(q(z \mid x) \| p(z)) - C_z \right|
+              + \gamma \left| \operatorname{KL}(q(c \mid x) \| p(c)) - C_c \right|
+
+    Both capacities rise from 0, that of the discrete latent to the logarithm of ``classes`` at
+    most, more than which it cannot tell. The defaults are those of the published program on MNIST;
+    it takes the absolute value of the batch's mean KL, here it is taken of each element's.
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of continuous latent dimensions.
         classes: How many classes the discrete latent has.
+        gamma: :math:`\gamma`, the weight of the distances from the capacities.
+        capacities: Where those of the continuous and of the discrete latents end, in nats.
+        steps: After how many steps.
         temperature: Of its relaxation, above 0.
         nets: The networks to build.
 
+    Raises:
+        ValueError: If ``gamma`` or a capacity is negative, ``steps`` or the temperature is not
+            above 0, or ``capacities`` are not two.
+
     Example:
-        >>> model, objective = joint_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 6, classes=10)
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        >>> model, objective = joint_vae(likelihood, 6, classes=4, capacities=(3, 1))
         >>> model.latent_dim
-        16
+        10
+        >>> [capacity.end for capacity in objective.terms[1].capacity]
+        [3, 1]
 
     References:
         E. Dupont, *Learning Disentangled Joint Continuous and Discrete Representations*, 2018,
@@ -812,11 +968,18 @@ def joint_vae(
     """
     discrete = latents.CategoricalLatent(1, classes, temperature)
     latent = latents.ProductLatent(GaussianLatent(latent_dim), discrete)
-    return _made(_model(likelihood, latent, nets), Reconstruction() + KL())
+    continuous, other = _two("capacities", capacities)
+    ends = continuous, min(other, math.log(classes))
+    rising = [schedules.Linear(0, end, steps) for end in ends]
+    held = objectives.Capacity(rising, groups=[latent_dim, classes])
+    return _made(_model(likelihood, latent, nets), Reconstruction() + gamma * held)
 
 
 def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
-    """VAE whose latents lie on a sphere, with the power spherical posterior.
+    r"""VAE whose latents lie on a sphere, with the power spherical posterior.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z) + \operatorname{KL}(q(z \mid x) \| p(z)), \qquad
+              p(z) = \mathcal{U}(S^{d - 1})
 
     Args:
         likelihood: The likelihood of the data.
@@ -845,7 +1008,9 @@ def vq_vae(
     commitment: float = 0.25,
     nets: Nets = _MLP,
 ) -> Recipe:
-    """VQ-VAE, whose codebook follows the encoder by moving averages.
+    r"""VQ-VAE, whose codebook follows the encoder by moving averages.
+
+    .. math:: -\log p(x \mid z) + \beta \lVert z_e(x) - \operatorname{sg}[e] \rVert^2
 
     Args:
         likelihood: The likelihood of the data.
@@ -854,6 +1019,10 @@ def vq_vae(
         variables: How many codes make one z.
         commitment: The weight of the commitment.
         nets: The networks to build.
+
+    Raises:
+        ImportError: If vector-quantize-pytorch is missing.
+        ValueError: If ``variables`` do not divide ``latent_dim``, or ``commitment`` is negative.
 
     Example:
         >>> model, objective = vq_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 16, variables=4)
@@ -868,29 +1037,44 @@ def vq_vae(
     return _made(model, Reconstruction() + commitment * objectives.Commitment())
 
 
-def cvae(likelihood: Likelihood, latent_dim: int, classes: int, *, nets: Nets = _MLP) -> Recipe:
-    """Conditional VAE: train it on batches ``(x, y)``, and sample with ``context=``.
+def cvae(
+    likelihood: Likelihood,
+    latent_dim: int,
+    classes: int,
+    *,
+    prior: Callable[..., Distribution] | None = None,
+    nets: Nets = _MLP,
+) -> Recipe:
+    r"""Conditional VAE: train it on batches ``(x, y)``, and sample with ``context=``.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z, c)
+              + \operatorname{KL}(q(z \mid x, c) \| p(z \mid c))
 
     Args:
         likelihood: The likelihood of the data.
         latent_dim: The number of latent dimensions.
         classes: The number of classes, or of attributes.
+        prior: :math:`p(z \mid c)`, learned in the paper: a `vaekit.priors.ConditionalPrior`. The
+            standard normal for every class if None.
         nets: The networks to build.
 
     Example:
-        >>> model, objective = cvae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=10, classes=10)
-        >>> model.takes_context
-        True
+        >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        >>> model, objective = cvae(likelihood, latent_dim=6, classes=10)
+        >>> prior = vk.priors.ConditionalPrior(vk.networks.mlp(10, [32], 2 * 6), 6)
+        >>> papers, objective = cvae(likelihood, latent_dim=6, classes=10, prior=prior)
+        >>> model.takes_context, papers.takes_context
+        (True, True)
 
     References:
         K. Sohn, H. Lee and X. Yan, *Learning Structured Output Representation using Deep
         Conditional Generative Models*, 2015, section 4.
     """
     latent = GaussianLatent(latent_dim)
-    encoding = _encoding(likelihood.shape, classes, latent.num_params, nets)
+    encoding = _encoding(_shape(likelihood), classes, latent.num_params, nets)
     reading = networks.Conditioned(encoding, classes)
     decoding = networks.Conditioned(_decoding(likelihood, latent_dim + classes, nets), classes)
-    model = VAE(Encoder(reading, latent), Decoder(decoding, likelihood))
+    model = VAE(Encoder(reading, latent), Decoder(decoding, likelihood), prior)
     return _made(model, Reconstruction() + KL())
 
 
@@ -901,13 +1085,20 @@ def two_layer_vae(
     hidden: tuple[int, int] = (200, 100),
     activation: Callable[[], nn.Module] = nn.Tanh,
 ) -> Recipe:
-    """Two stochastic layers, inferred from the bottom up: the IWAE paper's larger model.
+    r"""Two stochastic layers, inferred from the bottom up: the IWAE paper's larger model.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z_1)
+              + \mathbb{E}_q \left[ \log q(z_1 \mid x)\, q(z_2 \mid z_1)
+              - \log p(z_1 \mid z_2)\, p(z_2) \right]
 
     Args:
         likelihood: The likelihood of the data.
         latent_dims: Of the lower layer and of the upper.
         hidden: The widths of the two hidden layers next to each.
         activation: Makes the non-linearities.
+
+    Raises:
+        ValueError: If ``latent_dims`` or ``hidden`` are not two whole numbers above 0.
 
     Example:
         >>> model, objective = two_layer_vae(vk.likelihoods.Bernoulli((1, 8, 8)), (20, 10))
@@ -918,10 +1109,11 @@ def two_layer_vae(
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
         section 5.
     """
-    (low, high), wide, narrow = latent_dims, [hidden[0]] * 2, [hidden[1]] * 2
+    (low, high), (first, second) = _two("latent_dims", latent_dims), _two("hidden", hidden)
+    wide, narrow = [first] * 2, [second] * 2
     prior = TopDown([low, high], [networks.mlp(high, narrow, 2 * low, activation=activation)])
     latent = BottomUp([low, high], [networks.mlp(low, narrow, 2 * high, activation=activation)])
-    encoder = networks.mlp(likelihood.shape.numel(), wide, 2 * low, activation=activation)
+    encoder = networks.mlp(_shape(likelihood).numel(), wide, 2 * low, activation=activation)
     decoder = networks.mlp(low, wide, likelihood.num_params, activation=activation)
     reading = Decoder(networks.FirstOf(decoder, low + high), likelihood)
     return _made(VAE(Encoder(encoder, latent), reading, prior), Reconstruction() + KL())
@@ -933,7 +1125,10 @@ def ladder_vae(
     *,
     hidden: Sequence[int] = (512, 256, 128),
 ) -> Recipe:
-    """Ladder VAE: layers inferred from the top down, merged with the prior's.
+    r"""Ladder VAE: layers inferred from the top down, merged with the prior's.
+
+    .. math:: -\mathbb{E}_q \log p(x \mid z_1) + \sum_l \mathbb{E}_q
+              \operatorname{KL}(q(z_l \mid z_{l+1}, x) \| p(z_l \mid z_{l+1}))
 
     Args:
         likelihood: The likelihood of the data.
@@ -945,8 +1140,8 @@ def ladder_vae(
 
     Example:
         >>> model, objective = ladder_vae(vk.likelihoods.Bernoulli((1, 8, 8)))
-        >>> model.encoder.latent
-        Ladder(sizes=[64, 32, 16])
+        >>> model.encoder.latent.sizes
+        [64, 32, 16]
 
     References:
         C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.
@@ -957,7 +1152,7 @@ def ladder_vae(
     pairs = zip(latent_dims[:0:-1], latent_dims[-2::-1], hidden[-2::-1], strict=True)
     nets = [networks.mlp(above, [width], 2 * below) for above, below, width in pairs]
     prior = TopDown(latent_dims, nets)
-    encoder = networks.Rungs(likelihood.shape.numel(), hidden, [2 * size for size in latent_dims])
+    encoder = networks.Rungs(_shape(likelihood).numel(), hidden, [2 * size for size in latent_dims])
     decoder = networks.mlp(latent_dims[0], hidden[:1], likelihood.num_params)
     reading = Decoder(networks.FirstOf(decoder, sum(latent_dims)), likelihood)
     return _made(VAE(Encoder(encoder, Ladder(prior)), reading, prior), Reconstruction() + KL())
