@@ -79,10 +79,7 @@ def test_likelihoods(case, device) -> None:
 
 
 @of(LATENTS)
-def test_latents(case, device, request) -> None:
-    if request.node.callspec.id == "FullGaussianLatent":
-        reason = "torch's divergence of two multivariate normals asks _infer_size of a tuple"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_latents(case, device) -> None:
     x = torch.rand(6, 2, 4, device=device).round()
     agrees(build(case()).to(device), elbo(), x)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,13 @@ from torch.distributions import (
     Independent,
     MultivariateNormal,
     Normal,
-    constraints,
     kl_divergence,
     register_kl,
 )
 
 from vaekit import _checks
-from vaekit.distributions.events import Checked, check_value, sum_event
-from vaekit.distributions.supports import check_within
+from vaekit.distributions.events import check_value, sum_event
+from vaekit.distributions.supports import Reparameterized, check_within
 
 __all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
 
@@ -37,7 +36,7 @@ def tame(logvar: Tensor) -> Tensor:
     return torch.where(logvar.abs() <= _LOGVAR_BOUND, logvar, beyond)
 
 
-class DiagonalGaussian(Checked):
+class DiagonalGaussian(Reparameterized):
     r"""Independent Gaussians given by their means and log-variances.
 
     .. math:: \log p(x) = -\tfrac{1}{2} \sum_j \left[ \frac{(x_j - \mu_j)^2}{\sigma_j^2}
@@ -69,9 +68,6 @@ class DiagonalGaussian(Checked):
         >>> q.log_prob(q.rsample()).shape
         torch.Size([8])
     """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
 
     def __init__(
         self,
@@ -120,15 +116,6 @@ class DiagonalGaussian(Checked):
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.mu, self.logvar))
-
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"{type(self).__name__}({shapes})"
-
-    @constraints.dependent_property(is_discrete=False)
-    def support(self) -> constraints.Constraint:
-        """All real numbers, over the event's dimensions."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -306,7 +293,12 @@ def _kl_gaussian_multivariate(q: DiagonalGaussian, p: MultivariateNormal) -> Ten
 
 
 def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Tensor:
-    return kl_divergence(q, _as_multivariate(p))
+    # torch's own, of two multivariate normals, breaks a compiled graph, and solves for a diagonal.
+    log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+    squared = q.scale_tril.square().sum(-1) + (q.loc - p.mu).square()
+    log_ratio = p._log_variance - 2 * log_diagonal
+    by_dimension: Tensor = log_ratio + squared * (-p._log_variance).exp() - 1
+    return 0.5 * by_dimension.sum(-1)
 
 
 def _as_gaussian(distribution: _Independent) -> DiagonalGaussian:
