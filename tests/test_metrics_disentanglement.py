@@ -370,6 +370,11 @@ def columns(table: Tensor) -> list[list[Any]]:
     return table.T.tolist()
 
 
+def variance(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
 def bin_of(value: float, among: list[float], bins: int = 20) -> int:
     low, high = min(among), max(among)
     return sum(value >= low + i * (high - low) / bins for i in range(1, bins)) if high > low else 0
@@ -423,21 +428,34 @@ def plain_sap_of_quantities(codes: Tensor, factors: Tensor) -> float:
     return mean_gap(table, [1.0] * factors.shape[1])
 
 
-def share_right(classifier: Any, codes: list[list[float]], factor: list[int]) -> float:
-    """Train a classifier on one part, and count how often it is right on the other."""
+def rights(classifier: Any, codes: list[list[float]], factor: list[int]) -> list[bool]:
+    """Train a classifier on one part, and say for each of the other whether it is right."""
     train, test = (part.tolist() for part in split(len(codes), PART, 0))
     classifier.fit([codes[i] for i in train], [factor[i] for i in train])
     said = classifier.predict([codes[i] for i in test])
-    return sum(guess == factor[i] for guess, i in zip(said, test, strict=True)) / len(test)
+    return [guess == factor[i] for guess, i in zip(said.tolist(), test, strict=True)]
 
 
-def plain_sap(codes: Tensor, factors: Tensor) -> float:
+def share(values: list[bool]) -> float:
+    return sum(values) / len(values)
+
+
+def error_of_mean(values: list[float]) -> float:
+    return (variance(values) / len(values)) ** 0.5
+
+
+def plain_rights_of_sap(codes: Tensor, factors: Tensor) -> list[list[list[bool]]]:
     table = []
     for code in columns(codes):
         # A machine that sees a constant c may prefer any value to another; one of 0 is the rule.
         seen = [[0.0 if min(code) == max(code) else value] for value in code]
         machine = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=0, max_iter=10_000)
-        table.append([share_right(machine, seen, factor) for factor in columns(factors)])
+        table.append([rights(machine, seen, factor) for factor in columns(factors)])
+    return table
+
+
+def plain_sap(codes: Tensor, factors: Tensor) -> float:
+    table = [[share(cell) for cell in row] for row in plain_rights_of_sap(codes, factors)]
     return mean_gap(table, [1.0] * factors.shape[1])
 
 
@@ -445,7 +463,7 @@ def plain_dci(codes: Tensor, factors: Tensor) -> tuple[float, float, float]:
     by_factor, right = [], []
     for factor in columns(factors):
         trees = ensemble.GradientBoostingClassifier(random_state=0)
-        right.append(share_right(trees, codes.tolist(), factor))
+        right.append(share(rights(trees, codes.tolist(), factor)))
         by_factor.append(trees.feature_importances_.tolist())
 
     def concentrated(groups: list[list[float]]) -> float:
@@ -532,6 +550,84 @@ def test_factors_of_more_values_than_bins_are_coarse_in_both() -> None:
     assert metrics.irs(codes, factors).score == pytest.approx(plain_irs(codes, factors), rel=1e-12)
     found = metrics.mig(codes, factors)
     assert found.score == pytest.approx(plain_mig(codes, factors), rel=1e-12)
+
+
+# Standard errors
+
+
+def half_told(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Codes of which the first and the second best of every factor are clear, in every sample."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.stack([torch.randint(k, (n,), generator=generator) for k in (2, 3, 4)], 1)
+    first, second, third = factors.double().T
+    means = [first + second / 2, second - 0.7 * first + third / 3, third - first / 2]
+    spread = torch.tensor([1.0, 1.0, 2.0]).double()
+    drawn = torch.rand(n, 3, generator=generator, dtype=torch.double)
+    return torch.stack(means, 1) + spread * drawn, factors
+
+
+@pytest.mark.parametrize("name", ["mig", "sap of quantities", "modularity"])
+def test_standard_errors_are_the_spread_over_other_samples(name: str) -> None:
+    repetitions = 100
+    found = [ON_CODES[name](*half_told(500, seed)) for seed in range(repetitions)]
+    said = torch.tensor([each.standard_error**2 for each in found]).mean().item()
+    spread = variance([each.score for each in found])
+    # A variance of R normal values has itself times the root of 2 / (R - 1) for its error.
+    assert abs(spread / said - 1) < 4 * (2 / (repetitions - 1)) ** 0.5
+
+
+def test_the_error_of_sap_holds_both_codes_to_the_same_elements() -> None:
+    codes, factors = partly()
+    table = plain_rights_of_sap(codes, factors)
+    gaps = [0.0] * len(table[0][0])
+    for f in range(3):
+        by_share = sorted((row[f] for row in table), key=share)
+        for i, (best, second) in enumerate(zip(by_share[-1], by_share[-2], strict=True)):
+            gaps[i] += (best - second) / 3
+    found = metrics.sap(codes, factors)
+    assert found.score == pytest.approx(sum(gaps) / len(gaps))
+    assert found.standard_error == pytest.approx(error_of_mean(gaps), rel=1e-12)
+
+
+def test_the_error_of_informativeness_is_that_of_a_mean_over_elements() -> None:
+    codes, factors = partly()
+    regression = linear_model.LogisticRegression()
+    found = metrics.dci(codes, factors, classifier=regression)
+    right = [rights(regression, codes.tolist(), factor) for factor in columns(factors)]
+    means = [sum(each) / 3 for each in zip(*right, strict=True)]
+    assert found.informativeness == pytest.approx(sum(means) / len(means))
+    assert found.informativeness_error == pytest.approx(error_of_mean(means), rel=1e-12)
+    line = metrics.dci(codes, factors, classifier=linear_model.LinearRegression())
+    assert math.isnan(line.informativeness_error)
+
+
+def test_the_error_of_an_area_is_that_of_its_parts() -> None:
+    codes, factors = partly()
+    factors = factors[:, :1]  # of two values
+    found = metrics.explicitness(codes, factors)
+    train, test = split(len(codes), PART, 0)
+    mean, spread = codes[train].mean(0), codes[train].std(0, correction=0)
+    x = ((codes - mean) / spread.where(spread > 1e-9, 1)).numpy()
+    regression = linear_model.LogisticRegression(max_iter=10_000)
+    regression.fit(x[train], factors[train, 0])
+    chance = regression.predict_proba(x[test])[:, 1].tolist()
+    truth = factors[test, 0].tolist()
+    ones = [c for c, v in zip(chance, truth, strict=True) if v == 1]
+    zeros = [c for c, v in zip(chance, truth, strict=True) if v == 0]
+    won = [[(a > b) + (a == b) / 2 for b in zeros] for a in ones]
+    of_ones = [sum(row) / len(zeros) for row in won]
+    of_zeros = [sum(column) / len(ones) for column in zip(*won, strict=True)]
+    assert found.score == pytest.approx(sum(of_ones) / len(ones))
+    delong = variance(of_ones) / len(ones) + variance(of_zeros) / len(zeros)
+    assert found.standard_error**2 == pytest.approx(delong, rel=3 / min(len(ones), len(zeros)))
+
+
+def test_perfect_codes_have_no_error() -> None:
+    factors = grid(3, 4, times=20)
+    for name in ("mig", "sap of quantities", "modularity", "explicitness"):
+        error = ON_CODES[name](factors.double(), factors).standard_error
+        assert error == pytest.approx(0, abs=1e-12), name
+    assert metrics.dci(factors.double(), factors).informativeness_error == 0
 
 
 # What all scores on codes share
@@ -658,11 +754,6 @@ def entangled(x: Tensor) -> Tensor:
     first, second, third = x.T
     turned = [first, first + 0.5 * second, (second * third).sqrt(), 0.001 * third]
     return torch.stack(turned, 1)
-
-
-def variance(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def test_the_score_of_factor_vae_equals_a_plain_count_of_the_same_draws() -> None:

@@ -9,8 +9,15 @@ Unsupervised Learning of Disentangled Representations*, 2019, whose numbers most
 with; they are defined on the posterior's mean, 10,000 elements to train on and 5,000 to test on.
 Classifiers are scikit-learn's (``pip install "vaekit[plots]"``), and the scores that they make move
 with its version: state it. A factor of one value tells nothing, and is refused.
+
+Standard errors are those over the elements: how far the score of another sample of as many would
+lie from this one, the model, its trained classifiers, the bins, and which codes come first being
+given. They say nothing of another training of the model, which as a rule moves these scores much
+further: for that, train it under several seeds, and take the spread of the scores. Where a score
+has none, its record says why.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -70,12 +77,15 @@ class MIG(NamedTuple):
         by_factor: The gap of each factor, ``(factors,)``.
         mutual_information: Of each code with each factor, ``(dim, factors)``, in nats.
         entropy: Of each factor, ``(factors,)``, in nats.
+        standard_error: Of the score over the elements, by the delta method: to first order, and so
+            too small where no code tells anything.
     """
 
     score: float
     by_factor: Tensor
     mutual_information: Tensor
     entropy: Tensor
+    standard_error: float = math.nan
 
 
 class SAP(NamedTuple):
@@ -87,16 +97,23 @@ class SAP(NamedTuple):
         predictability: How well each code alone tells each factor, ``(dim, factors)``: test
             accuracies, or squared correlations.
         classifier: Which classifier of scikit-learn's it was; None for squared correlations.
+        standard_error: Of the score over the test elements, each of which the two best codes are
+            held to alike; for squared correlations over all, by the delta method.
     """
 
     score: float
     by_factor: Tensor
     predictability: Tensor
     classifier: str | None
+    standard_error: float = math.nan
 
 
 class DCI(NamedTuple):
     """Disentanglement, completeness and informativeness.
+
+    The first two have no standard error: they are of what the fitted trees split by, which is no
+    mean over elements, and copies of an element in a bootstrap would be split by as well. Their
+    spread over separate samples, `encode_factors` under several seeds, estimates it.
 
     Attributes:
         disentanglement: Whether a code matters to one factor only, in [0, 1].
@@ -106,6 +123,8 @@ class DCI(NamedTuple):
         importance: Of each code for each factor, ``(dim, factors)``.
         by_factor: The classifier's score on the test part for each factor, ``(factors,)``.
         classifier: Which classifier it was.
+        informativeness_error: The standard error of the informativeness over the test elements;
+            NaN where a regressor stands for the classifier.
     """
 
     disentanglement: float
@@ -114,6 +133,7 @@ class DCI(NamedTuple):
     importance: Tensor
     by_factor: Tensor
     classifier: str
+    informativeness_error: float = math.nan
 
 
 class FactorVAEScore(NamedTuple):
@@ -154,11 +174,14 @@ class Modularity(NamedTuple):
         score: The mean over the codes, in [0, 1].
         by_code: Of each code, ``(dim,)``; 0 for one that tells of no factor.
         mutual_information: Of each code with each factor, ``(dim, factors)``, in nats.
+        standard_error: Of the score over the elements, by the delta method: to first order, and so
+            not to be relied on where some code tells hardly more of any factor than noise does.
     """
 
     score: float
     by_code: Tensor
     mutual_information: Tensor
+    standard_error: float = math.nan
 
 
 class Explicitness(NamedTuple):
@@ -168,15 +191,23 @@ class Explicitness(NamedTuple):
         score: The mean over the factors of ``by_factor``; 1/2 is chance.
         by_factor: The mean area under the ROC curve of each factor's values, ``(factors,)``.
         classifier: Which classifier of scikit-learn's it was.
+        standard_error: Of the score over the test elements, as E. DeLong and others, *Comparing the
+            Areas under Two or More Correlated Receiver Operating Characteristic Curves*, 1988,
+            estimate it.
     """
 
     score: float
     by_factor: Tensor
     classifier: str
+    standard_error: float = math.nan
 
 
 class IRS(NamedTuple):
     """The interventional robustness score.
+
+    It has no standard error: greatest deviations are extremes of the sample, for which neither the
+    delta method nor jackknife or bootstrap is valid, and they grow with its size. The spread over
+    separate samples, `encode_factors` under several seeds, estimates it.
 
     Attributes:
         score: The mean over the codes, weighted by ``deviation``; at most 1.
@@ -232,11 +263,15 @@ def mig(
         Variational Autoencoders*, 2018, section 4.
     """
     points, values = _checked(codes, factors, least_codes=2)
-    information = _mutual_information(points, values, bins)
+    binned = _binned(points, bins)
+    information = _mutual_information(binned, values)
     mutual_info_score = scikit_learn("metrics").mutual_info_score
     entropy = torch.tensor([mutual_info_score(v, v) for v in values.T], dtype=torch.double)
     by_factor = _gap(information) / entropy
-    return MIG(float(by_factor.mean()), by_factor, information, entropy)
+    scale = 1 / (len(entropy) * entropy)
+    terms = _weighted(binned, values, _first_less_second(information) * scale)
+    terms -= _weighted(values, values, (by_factor * scale).diag())
+    return MIG(float(by_factor.mean()), by_factor, information, entropy, _error(terms))
 
 
 def sap(
@@ -284,26 +319,31 @@ def sap(
     """
     points, values = _checked(codes, factors, least_codes=2)
     if continuous:
-        name, table = None, _squared_correlation(points, values)
+        name, table, right = None, _squared_correlation(points, values), None
     else:
         train, test = _split(values, held_out, seed)
         machine = scikit_learn("svm").LinearSVC(
             C=0.01, class_weight="balanced", max_iter=10_000, random_state=seed
         )
         points = np.where(points[train].var(0) < _CONSTANT, 0.0, points)  # all constants alike
-        table = np.array(
+        right = np.array(
             [
                 [
-                    machine.fit(z[train, None], v[train]).score(z[test, None], v[test])
+                    machine.fit(z[train, None], v[train]).predict(z[test, None]) == v[test]
                     for v in values.T
                 ]
                 for z in points.T
             ]
         )
-        name = repr(machine)
+        name, table = repr(machine), right.mean(2)
     predictability = torch.from_numpy(table)
     by_factor = _gap(predictability)
-    return SAP(float(by_factor.mean()), by_factor, predictability, name)
+    weights = (_first_less_second(predictability) / len(by_factor)).numpy()
+    if right is None:
+        terms = _correlation_terms(points, values, 2 * weights)
+    else:
+        terms = np.einsum("jf,jfn->n", weights, right)
+    return SAP(float(by_factor.mean()), by_factor, predictability, name, _error(terms))
 
 
 def dci(
@@ -359,12 +399,14 @@ def dci(
     train, test = _split(values, held_out, seed)
     if classifier is None:
         classifier = scikit_learn("ensemble").GradientBoostingClassifier(random_state=seed)
-    clone = scikit_learn("base").clone
-    importances, scores = [], []
+    base = scikit_learn("base")
+    importances, scores, right = [], [], []
     for value in values.T:
-        fitted = clone(classifier).fit(points[train], value[train])
+        fitted = base.clone(classifier).fit(points[train], value[train])
         importances.append(_importance(fitted, points.shape[1]))
         scores.append(float(fitted.score(points[test], value[test])))
+        if base.is_classifier(fitted):
+            right.append(fitted.predict(points[test]) == value[test])
     importance = torch.from_numpy(np.stack(importances, 1))
     by_factor = torch.tensor(scores, dtype=torch.double)
     return DCI(
@@ -374,6 +416,7 @@ def dci(
         importance,
         by_factor,
         repr(classifier),
+        _error(np.mean(right, 0)) if right else math.nan,
     )
 
 
@@ -412,12 +455,18 @@ def modularity(
         Loss*, 2018, section 3.
     """
     points, values = _checked(codes, factors, least_factors=2)
-    information = _mutual_information(points, values, bins)
+    binned = _binned(points, bins)
+    information = _mutual_information(binned, values)
     squares = information.square()
-    most = squares.amax(1)
+    most, which = squares.max(1)
     others = (squares.sum(1) - most) / (squares.shape[1] - 1)
     by_code = torch.where(most > 0, 1 - others / most, 0.0)
-    return Modularity(float(by_code.mean()), by_code, information)
+    # How the score answers to each information, its greatest apart
+    slopes = -2 * information / (squares.shape[1] - 1)
+    slopes.scatter_(1, which[:, None], (2 * others / most.sqrt())[:, None])
+    slopes = torch.where(most > 0, (slopes.T / most), 0.0).T / len(most)
+    error = _error(_weighted(binned, values, slopes))
+    return Modularity(float(by_code.mean()), by_code, information, error)
 
 
 def explicitness(
@@ -462,7 +511,7 @@ def explicitness(
     regression = scikit_learn("linear_model").LogisticRegression(max_iter=10_000)
     scaler = scikit_learn("preprocessing").StandardScaler().fit(points[train])
     x, x_test = scaler.transform(points[train]), scaler.transform(points[test])
-    areas = []
+    areas, terms = [], []
     for index, value in enumerate(values.T):
         chance = regression.fit(x, value[train]).predict_proba(x_test)
         is_class = value[test, None] == regression.classes_
@@ -472,8 +521,10 @@ def explicitness(
             raise ValueError(_checks.expected("factors", what, f"none in column {index}"))
         score = scikit_learn("metrics").roc_auc_score
         areas.append(float(score(is_class[:, drawn], chance[:, drawn])))
-    by_factor = torch.tensor(areas, dtype=torch.double)
-    return Explicitness(float(by_factor.mean()), by_factor, repr(regression))
+        classes = np.flatnonzero(drawn)
+        terms.append(np.mean([_area_terms(chance[:, k], is_class[:, k]) for k in classes], 0))
+    by_factor, error = torch.tensor(areas, dtype=torch.double), _error(np.mean(terms, 0))
+    return Explicitness(float(by_factor.mean()), by_factor, repr(regression), error)
 
 
 def irs(
@@ -833,9 +884,9 @@ def _binned(values: Array, bins: int) -> Array:
     return np.stack([np.digitize(*column) for column in zip(values.T, edges.T, strict=True)], 1)
 
 
-def _mutual_information(points: Array, values: Array, bins: int) -> Tensor:
+def _mutual_information(binned: Array, values: Array) -> Tensor:
     mutual_info_score = scikit_learn("metrics").mutual_info_score
-    pairs = [[mutual_info_score(v, z) for v in values.T] for z in _binned(points, bins).T]
+    pairs = [[mutual_info_score(v, z) for v in values.T] for z in binned.T]
     information = torch.tensor(pairs, dtype=torch.double)
     return torch.where(information < _CONSTANT, 0.0, information)
 
@@ -847,6 +898,67 @@ def _squared_correlation(points: Array, values: Array) -> Array:
     squares: Array = covariance**2 / np.outer(np.where(variance > 0, variance, 1), v.var(0, ddof=1))
     squares[variance <= _CONSTANT] = 0
     return squares
+
+
+def _error(terms: Array) -> float:
+    """Return the standard error of a statistic whose first-order terms these are, ``(N,)``."""
+    return mean_of(torch.from_numpy(terms)).standard_error
+
+
+def _first_less_second(table: Tensor) -> Tensor:
+    """Return weights that make the gap of each column: 1 at its greatest, -1 at the second."""
+    top = table.topk(2, 0).indices
+    signs = torch.tensor([[1.0], [-1.0]], dtype=table.dtype).expand(top.shape)
+    return torch.zeros_like(table).scatter(0, top, signs)
+
+
+def _weighted(binned: Array, values: Array, weights: Tensor) -> Array:
+    """Add up, for each element, its terms of the information of columns, each by its weight."""
+    terms = np.zeros(len(values))
+    for j, f in weights.nonzero().tolist():
+        a, b = (
+            np.unique(column, return_inverse=True)[1] for column in (binned[:, j], values[:, f])
+        )
+        together = np.zeros((a.max() + 1, b.max() + 1))
+        np.add.at(together, (a, b), 1)
+        by_chance = np.outer(together.sum(1), together.sum(0)) / len(values)
+        terms += float(weights[j, f]) * np.log(together[a, b] / by_chance[a, b])
+    return terms
+
+
+def _correlation_terms(points: Array, values: Array, weights: Array) -> Array:
+    """Add up the terms of correlations times the correlations, half of those of their squares."""
+    (u, v), terms = (_standardised(table) for table in (points, values)), np.zeros(len(values))
+    for j, f in zip(*weights.nonzero(), strict=True):
+        product = u[:, j] * v[:, f]
+        correlation = product.mean()
+        squares = (u[:, j] ** 2 + v[:, f] ** 2) / 2
+        terms += weights[j, f] * correlation * (product - correlation * squares)
+    return terms
+
+
+def _standardised(table: Array) -> Array:
+    """Scale columns to variance 1, and those that are constant to 0."""
+    variance = table.var(0)
+    scaled: Array = (table - table.mean(0)) * (variance > _CONSTANT)
+    return scaled / np.where(variance > _CONSTANT, variance, 1) ** 0.5
+
+
+def _area_terms(chance: Array, is_class: Array) -> Array:
+    """Return what each element adds, to first order, to the area under a ROC curve."""
+
+    def below(values: Array, among: Array) -> Array:
+        ordered = np.sort(among)
+        sides = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
+        share: Array = (sides[0] + sides[1]) / (2 * len(among))
+        return share
+
+    inside, outside, share = chance[is_class], chance[~is_class], is_class.mean()
+    terms = np.empty(len(chance))
+    terms[is_class] = below(inside, outside)
+    terms[~is_class] = 1 - below(outside, inside)
+    scaled: Array = (terms - terms[is_class].mean()) / np.where(is_class, share, 1 - share)
+    return scaled
 
 
 def _importance(fitted: Any, dim: int) -> Array:
