@@ -41,6 +41,18 @@ def test_active_units_are_counted_by_their_variance() -> None:
     assert metrics.active_units(model(), X, threshold=1e-3).number == 2
 
 
+def test_the_error_of_a_units_variance_is_its_spread_over_other_data() -> None:
+    n, repetitions = 300, 200
+    found = [metrics.active_units(model(), torch.randn(n, 1)) for _ in range(repetitions)]
+    variances, errors = (torch.stack(each) for each in list(zip(*found, strict=True))[2:])
+    said, spread = errors.square().mean(0), variances.var(0)
+    ratio = (spread / said)[:2]  # the third is constant
+    assert ((ratio - 1).abs() < 4 * (2 / (repetitions - 1)) ** 0.5).all()
+    closed = 2 / (n - 1)  # of the variance of normal values of variance 1
+    assert abs(spread[0].item() / closed - 1) < 4 * (2 / (repetitions - 1)) ** 0.5
+    assert errors[:, 2].max().item() == pytest.approx(0, abs=1e-7)
+
+
 def test_the_kl_of_each_dimension_is_the_closed_one() -> None:
     found = metrics.kl_by_dimension(model(), X, batch_size=10)
     squares = X.double().square()

@@ -38,11 +38,14 @@ class ActiveUnits(NamedTuple):
         number: How many do.
         active: Which do, ``(dim,)``.
         variance: Of each dimension's posterior mean over the data, ``(dim,)``.
+        standard_error: Of each variance over the elements, ``(dim,)``, by the delta method. A
+            dimension whose variance is within a few of these of the threshold is undecided.
     """
 
     number: int
     active: Tensor
     variance: Tensor
+    standard_error: Tensor
 
 
 class KLByDimension(NamedTuple):
@@ -259,7 +262,6 @@ def kl_by_dimension(
     return _by_dimension(parts)
 
 
-@torch.no_grad()
 @torch.no_grad()
 def mutual_information(
     model: VAE,
@@ -656,7 +658,8 @@ def _active(means: Sequence[Tensor], threshold: float) -> ActiveUnits:
         raise ValueError(_checks.expected("data", "at least two elements", len(mean)))
     variance = mean.var(0)
     active = variance > threshold
-    return ActiveUnits(int(active.sum()), active, variance)
+    error = (mean - mean.mean(0)).square().std(0) / len(mean) ** 0.5
+    return ActiveUnits(int(active.sum()), active, variance, error)
 
 
 def _by_dimension(parts: Sequence[Tensor]) -> KLByDimension:
