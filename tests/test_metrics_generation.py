@@ -36,6 +36,19 @@ def test_memberships_are_those_of_the_definition(k: int, chunk: int) -> None:
     assert coverage.mean == pytest.approx(sum(covered) / 40)
 
 
+def test_sets_are_compared_where_the_real_ones_are(device: torch.device) -> None:
+    x, y = torch.randn(40, 3), 1.5 * torch.randn(30, 3) + 0.5
+    for metric in METRICS:
+        here, there = metric(x, y), metric(x.to(device), y)
+        torch.testing.assert_close(torch.tensor(there), torch.tensor(here), equal_nan=True)
+
+
+def test_distances_are_taken_on_the_features_own_device() -> None:
+    """On tensors without values, which any copy to the processor would be refused for."""
+    flat = metrics._flat(torch.empty(5, 2, 3, device="meta"), 5)
+    assert (flat.device.type, flat.dtype, flat.shape) == ("meta", torch.double, (5, 6))
+
+
 def test_one_mode_missing_costs_recall_and_noise_costs_precision() -> None:
     left, right = torch.randn(200, 2), torch.randn(200, 2) + 100
     both = torch.cat([left, right])

@@ -1,6 +1,9 @@
-"""How generated data compare with real ones, in the space of any features."""
+"""How generated data compare with real ones, in the space of any features.
 
-from collections.abc import Callable, Iterator
+Distances are taken where the features of the real ones are, in double precision.
+"""
+
+from collections.abc import Callable
 from importlib import import_module
 from os import PathLike, fspath
 from typing import NamedTuple
@@ -161,7 +164,9 @@ def frechet_distance(
 
     Over the activations of Inception it is the FID. It depends on the number of elements: the
     estimate lies too high, by an amount of order 1/N that differs between models, so only compare
-    values of equal N and M. Computed in double precision.
+    values of equal N and M. It comes without a standard error, which of one pair of sets would
+    show the spread and hide that bias, as a rule the larger of the two: for the spread, generate
+    several sets. `kernel_distance` is unbiased and has an error. Computed in double precision.
 
     Args:
         real: Real data.
@@ -338,7 +343,7 @@ def _featured(
         flat = torch.cat(parts)
         _checks.finite(argument, flat)
         found.append(flat)
-    x, y = found
+    x, y = found[0], found[1].to(found[0].device)
     if x.shape[1] != y.shape[1]:
         what = f"{x.shape[1]} features for each element, as real has"
         raise ValueError(_checks.expected("generated", what, y.shape[1]))
@@ -350,15 +355,17 @@ def _flat(features: Tensor, count: int) -> Tensor:
     if features.shape[:1] != (count,):
         what = f"a function that returns features for each of {count} elements"
         raise ValueError(_checks.expected("features", what, f"shape {tuple(features.shape)}"))
-    return features.detach().reshape(count, -1).cpu().double()
+    flat = features.detach().reshape(count, -1)
+    return (flat.cpu() if flat.device.type == "mps" else flat).double()  # which that device lacks
 
 
 def _memberships(x: Tensor, y: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
     """Count the balls of x in which each y lies, and tell which balls hold any."""
-    inside = torch.zeros(len(y), dtype=torch.long)
-    covered = torch.zeros(len(x), dtype=torch.bool)
-    for rows, own in _distances(x, x, chunk):
-        own[torch.arange(len(rows)), rows] = torch.inf  # itself is no neighbour
+    inside = torch.zeros(len(y), dtype=torch.long, device=x.device)
+    covered = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for rows in torch.arange(len(x), device=x.device).split(chunk):
+        own = torch.cdist(x[rows], x, compute_mode=_EXACT)
+        own[rows - rows[0], rows] = torch.inf  # itself is no neighbour
         radius = own.kthvalue(k, dim=1).values
         reached = torch.cdist(x[rows], y, compute_mode=_EXACT) <= radius[:, None]
         inside += reached.sum(0)
@@ -367,11 +374,6 @@ def _memberships(x: Tensor, y: Tensor, k: int, chunk: int) -> tuple[Tensor, Tens
 
 
 _EXACT = "donot_use_mm_for_euclid_dist"  # by differences: an element is at distance 0 of itself
-
-
-def _distances(x: Tensor, y: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows in torch.arange(len(x)).split(chunk):
-        yield rows, torch.cdist(x[rows], y, compute_mode=_EXACT)
 
 
 def _square_root(covariance: Tensor) -> Tensor:
