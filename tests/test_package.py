@@ -1,5 +1,7 @@
 """What holds for the package as a whole."""
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -29,6 +31,18 @@ def test_every_public_name_is_there_and_documented() -> None:
     for name in vk.__all__:
         assert hasattr(vk, name)
         assert getattr(vk, name).__doc__, name
+
+
+def test_the_metrics_show_what_their_rooms_do() -> None:
+    rooms = [
+        importlib.import_module(f"vaekit.metrics.{room.name}")
+        for room in pkgutil.iter_modules(vk.metrics.__path__)
+    ]
+    names = [name for room in rooms for name in room.__all__]
+    assert len(rooms) > 5
+    assert sorted(names) == sorted({*vk.metrics.__all__, "mean_of"})  # which they share inside
+    for name in vk.metrics.__all__:
+        assert getattr(vk.metrics, name).__doc__, name
 
 
 def test_it_ships_its_types() -> None:
