@@ -108,13 +108,6 @@ def test_it_expands() -> None:
     assert torch.equal(larger.log_prob(z), q.log_prob(z))
 
 
-def test_a_generator_decides_the_draw() -> None:
-    q = carried(4, 3)
-    one, same, other = (q.sample((2,), torch.Generator().manual_seed(s)) for s in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
 def test_another_shape_is_refused(refuses) -> None:
     q = carried(4, 3)
     refuses(ValueError, lambda: q.log_prob(torch.zeros(4, 2, dtype=f64)), "x", "(..., 3)")

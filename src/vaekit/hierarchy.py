@@ -126,8 +126,7 @@ class BottomUp(_Layers):
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
         """Return the posterior, over ``(dim,)``."""
-        if params.shape[-1:] != (self.num_params,):
-            _checks.trailing_shape("params", params, (self.num_params,))
+        _checks.trailing_shape("params", params, (self.num_params,))
         conditionals = [partial(_given, net) for net in self.nets]
         return Chain(DiagonalGaussian.of_halves(params), conditionals, self.sizes)
 
@@ -171,8 +170,7 @@ class Ladder(nn.Module):
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
         """Return the posterior, over ``(dim,)``."""
-        if params.shape[-1:] != (self.num_params,):
-            _checks.trailing_shape("params", params, (self.num_params,))
+        _checks.trailing_shape("params", params, (self.num_params,))
         *lower, top = params.split([2 * size for size in self.sizes], dim=-1)
         said = [DiagonalGaussian.of_halves(layer) for layer in lower]
         below = range(len(lower) - 1, -1, -1)

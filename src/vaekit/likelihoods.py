@@ -291,6 +291,10 @@ class Laplace(_LocationScale):
     Example:
         >>> Laplace(3, sigma=2**0.5)(torch.zeros(1, 3)).log_prob(torch.ones(1, 3))
         tensor([-5.0794])
+
+    References:
+        N. L. Johnson, S. Kotz and N. Balakrishnan, *Continuous Univariate Distributions*, volume 2,
+        1995, chapter 24.
     """
 
     def _around(self, mu: Tensor, logvar: Tensor) -> Observed:
@@ -486,6 +490,11 @@ class Categorical(Likelihood):
         >>> p = Categorical((1, 8, 8), classes=4)(torch.zeros(2, 4, 8, 8))
         >>> p.log_prob(torch.randint(4, (2, 1, 8, 8)))  # 64 dice of four sides
         tensor([-88.7228, -88.7228])
+
+    References:
+        A. van den Oord, N. Kalchbrenner and K. Kavukcuoglu, *Pixel Recurrent Neural Networks*,
+        2016, section 2.2, for grey levels as classes; A. Nazábal, P. M. Olmos, Z. Ghahramani and I.
+        Valera, *Handling Incomplete Heterogeneous Data using VAEs*, 2020, for tables.
     """
 
     discrete = True
@@ -533,6 +542,10 @@ class Poisson(Likelihood):
     Example:
         >>> Poisson(3)(torch.zeros(1, 3)).log_prob(torch.tensor([[0, 1, 2]]))
         tensor([-3.6931])
+
+    References:
+        A. Nazábal, P. M. Olmos, Z. Ghahramani and I. Valera, *Handling Incomplete Heterogeneous
+        Data using VAEs*, 2020, for counts.
     """
 
     discrete = True

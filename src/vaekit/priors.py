@@ -29,7 +29,9 @@ _MARGIN = 0.01
 
 
 class StandardNormal(nn.Module):
-    r"""The prior :math:`p(z) = \mathcal{N}(0, I)`.
+    r"""The standard normal prior, which does not learn.
+
+    .. math:: p(z) = \mathcal{N}(z;\, 0, I)
 
     Args:
         dim: The number of latent dimensions.
@@ -38,6 +40,9 @@ class StandardNormal(nn.Module):
         >>> prior = StandardNormal(20)
         >>> prior().sample((8,)).shape
         torch.Size([8, 20])
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, section 3.
     """
 
     takes_context = False
@@ -59,7 +64,9 @@ class StandardNormal(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Any distribution as a prior that does not learn.
+    r"""Any distribution as a prior that does not learn.
+
+    .. math:: p_\theta(z) = p(z), \quad \text{the distribution given, whatever } \theta
 
     It holds a copy of the distribution, without gradients. Its tensors follow the module to another
     device or dtype (``model.to(...)``), and are not part of the ``state_dict``: who makes the model
@@ -77,6 +84,10 @@ class Fixed(nn.Module):
         >>> prior = Fixed(torch.distributions.Independent(laplace, 1))
         >>> prior.double()().sample((8,)).dtype
         torch.float64
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, section 2.1, where the
+        prior is any.
     """
 
     def __init__(self, distribution: Distribution) -> None:

@@ -35,7 +35,23 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class _Between:
+    """From one value to another, each at least 0."""
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        _checks.number("start", self.start, low=0)
+        _checks.number("end", self.end, low=0)
+
+    def _after(self, part: float) -> float:
+        """Return the value after a part of the way."""
+        return self.start + (self.end - self.start) * part
+
+
+@dataclass(frozen=True)
+class Linear(_Between):
     """From one value to another in a straight line, and constant afterwards.
 
     Warming up the weight of the KL from 0 to 1 is the commonest cure of posterior collapse.
@@ -54,23 +70,19 @@ class Linear:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
     """
 
-    start: float
-    end: float
     steps: int
 
     def __post_init__(self) -> None:
-        _checks.number("start", self.start, low=0)
-        _checks.number("end", self.end, low=0)
+        super().__post_init__()
         _checks.positive_int("steps", self.steps)
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""
-        done = min(max(step, 0) / self.steps, 1.0)
-        return self.start + (self.end - self.start) * done
+        return self._after(min(max(step, 0) / self.steps, 1.0))
 
 
 @dataclass(frozen=True)
-class Cyclical:
+class Cyclical(_Between):
     """Again and again from one value to another: a line up, then a plateau.
 
     Args:
@@ -88,26 +100,22 @@ class Cyclical:
         H. Fu et al., *Cyclical Annealing Schedule*, 2019, equations 6 and 7.
     """
 
-    start: float
-    end: float
     period: int
     ramp: float = 0.5
 
     def __post_init__(self) -> None:
-        _checks.number("start", self.start, low=0)
-        _checks.number("end", self.end, low=0)
+        super().__post_init__()
         _checks.positive_int("period", self.period)
         if _checks.number("ramp", self.ramp, above=0) > 1:
             raise ValueError(_checks.expected("ramp", "at most 1", self.ramp))
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""
-        done = min((step % self.period) / (self.period * self.ramp), 1.0)
-        return self.start + (self.end - self.start) * done
+        return self._after(min((step % self.period) / (self.period * self.ramp), 1.0))
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_Between):
     r"""From one value to another along an S: slowly, quickly, slowly; constant afterwards.
 
     .. math:: \text{start} + (\text{end} - \text{start}) \cdot \tfrac{1}{2} \left( 1 +
@@ -131,14 +139,11 @@ class Sigmoid:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, figure 2.
     """
 
-    start: float
-    end: float
     steps: int
     steepness: float = 10.0
 
     def __post_init__(self) -> None:
-        _checks.number("start", self.start, low=0)
-        _checks.number("end", self.end, low=0)
+        super().__post_init__()
         _checks.positive_int("steps", self.steps)
         _checks.number("steepness", self.steepness, above=0)
 
@@ -146,4 +151,4 @@ class Sigmoid:
         """Return the value at a step."""
         time = min(max(step, 0) / self.steps, 1.0)
         half = math.tanh(self.steepness * (time - 0.5) / 2) / math.tanh(self.steepness / 4)
-        return self.start + (self.end - self.start) * (1 + half) / 2
+        return self._after((1 + half) / 2)

@@ -255,8 +255,9 @@ class VAE(nn.Module):
             what = "one of the model's own encoder, whose posteriors it mixes"
             raise ValueError(_checks.expected("prior", what, "one of another encoder"))
         super().__setattr__(name, value)
-        if name == "encoder" and hasattr(getattr(self, "prior", None), "refer_to"):
-            self.prior.refer_to(value)  # type: ignore[operator]
+        prior: Any = getattr(self, "prior", None)
+        if name == "encoder" and hasattr(prior, "refer_to"):
+            prior.refer_to(value)
 
     @property
     def takes_context(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,6 @@ class IndependentBernoulli(Checked):
         tensor(-11.0904)
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
     def __init__(
         self,
         logits: Float[Tensor, "*shape"],
@@ -60,9 +58,8 @@ class IndependentBernoulli(Checked):
         shapes = logits.shape[:batch_ndims], logits.shape[batch_ndims:]
         super().__init__(*shapes, validate_args=validate_args)
 
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"IndependentBernoulli({shapes}{', grey_levels=True' * self.grey_levels})"
+    def _extra_repr(self) -> str:
+        return ", grey_levels=True" * self.grey_levels
 
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:

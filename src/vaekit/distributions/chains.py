@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from vaekit import _checks
-from vaekit.distributions.events import Checked, check_value
+from vaekit.distributions.events import check_value
+from vaekit.distributions.supports import Reparameterized
 
 __all__ = ["Chain"]
 
 
-class Chain(Checked):
+class Chain(Reparameterized):
     r"""Blocks of a vector, each drawn given the one before it.
 
     .. math:: p(z) = p(z_{1})\, p(z_{2} \mid z_{1}) \cdots p(z_{L} \mid z_{L-1})
@@ -42,9 +43,6 @@ class Chain(Checked):
         torch.Size([8, 4])
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
-
     def __init__(
         self,
         first: Distribution,
@@ -64,11 +62,6 @@ class Chain(Checked):
 
     def __repr__(self) -> str:
         return f"Chain(sizes={list(self.sizes)}, batch_shape={tuple(self.batch_shape)})"
-
-    @constraints.dependent_property(is_discrete=False)
-    def support(self) -> constraints.Constraint:
-        """All real numbers, over the event's dimension."""
-        return constraints.independent(constraints.real, 1)
 
     @property
     def mean(self) -> Tensor:
@@ -96,11 +89,6 @@ class Chain(Checked):
         """
         shape = torch.Size(sample_shape)
         return self._follow(lambda distribution, shape: distribution.rsample(shape), shape)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Draw as `rsample` does, without a gradient."""
-        return self.rsample(sample_shape)
 
     def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats.

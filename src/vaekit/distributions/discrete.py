@@ -113,6 +113,9 @@ class RelaxedCategorical(Reparameterized):
         """One-hot vectors side by side; relaxed, points of the simplex."""
         return _OneHots(self.logits.shape[-1], self.hard)
 
+    def _extra_repr(self) -> str:
+        return ", hard=True" * self.hard
+
     @property
     def log_probs(self) -> Tensor:
         """The log-probabilities of the classes, ``(*batch, variables, classes)``."""
@@ -221,6 +224,9 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         """Zeros and ones; relaxed, all that lies between them."""
         values = constraints.boolean if self.hard else constraints.unit_interval
         return constraints.independent(values, 1)
+
+    def _extra_repr(self) -> str:
+        return ", hard=True" * self.hard
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedBernoulli":
         """Return the same distribution over a larger batch."""

@@ -1,8 +1,10 @@
 """What the distributions of this package share: events, and densities by dimension."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, constraints
 
 from vaekit import _checks
 
@@ -16,7 +18,16 @@ class Checked(Distribution):
     whole process, and so does importing zuko.
     """
 
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     _validate_args = True
+
+    def __repr__(self) -> str:
+        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
+        return f"{type(self).__name__}({shapes}{self._extra_repr()})"
+
+    def _extra_repr(self) -> str:
+        """Return what a kind shows beside its shapes."""
+        return ""
 
 
 def log_prob_by_dimension(

@@ -3,23 +3,23 @@
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
-from vaekit.distributions.events import Checked, check_value
-from vaekit.distributions.gaussians import DiagonalGaussian
+from vaekit.distributions.events import check_value
+from vaekit.distributions.supports import Reparameterized
 
 __all__ = ["FlowDistribution", "import_zuko", "layers"]
 
 _PAIRS = 64
 
 
-class FlowDistribution(Checked):
+class FlowDistribution(Reparameterized):
     r"""What noise becomes under invertible transforms.
 
     .. math:: x = f(\epsilon), \qquad \log p(x) = \log p(\epsilon)
@@ -37,7 +37,7 @@ class FlowDistribution(Checked):
         ValueError: From ``log_prob``, if the shape of its argument does not fit.
 
     Example:
-        >>> noise = DiagonalGaussian(*torch.zeros(2, 8, 3))
+        >>> noise = vk.distributions.DiagonalGaussian(*torch.zeros(2, 8, 3))
         >>> q = FlowDistribution([import_zuko().flows.MAF(3).transform()], noise)
         >>> q
         FlowDistribution(batch_shape=(8,), event_shape=(3,))
@@ -49,17 +49,10 @@ class FlowDistribution(Checked):
         section 3.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
-
     def __init__(self, transforms: Sequence[Transform], base: Distribution) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
         self.transforms, self.base = list(transforms), base
         self._drawn: tuple[Tensor, Tensor, bool] | None = None
-
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"FlowDistribution({shapes})"
 
     def __getstate__(self) -> dict[str, Any]:
         # torch drops what an inverse is the inverse of, so that goes in its place.
@@ -96,30 +89,22 @@ class FlowDistribution(Checked):
         """Return the same distribution over a larger batch."""
         return FlowDistribution(self.transforms, self.base.expand(torch.Size(batch_shape)))
 
-    def rsample(
-        self, sample_shape: Sequence[int] = (), generator: Generator | None = None
-    ) -> Float[Tensor, "..."]:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw noise and transform it, with a gradient to the parameters of both.
-
-        Args:
-            sample_shape: The shape of the draws, in front of the batch.
-            generator: Where Gaussian noise comes from; torch's global one if None.
 
         Shape:
             Returns ``(*sample_shape, *batch, *event)``.
         """
-        noise = self._noise(sample_shape, generator)
+        noise = self.base.rsample(torch.Size(sample_shape))
         value, log_volume = _through(noise, self.transforms)
         density = self.base.log_prob(noise) - log_volume
         self._drawn = (value, density, torch.is_grad_enabled())
         return value
 
     @torch.no_grad()
-    def sample(
-        self, sample_shape: Sequence[int] = (), generator: Generator | None = None
-    ) -> Float[Tensor, "..."]:
-        """Draw as `rsample` does, without a gradient."""
-        return _through(self._noise(sample_shape, generator), self.transforms)[0]
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw as `rsample` does, without a gradient and without keeping the density."""
+        return _through(self.base.rsample(torch.Size(sample_shape)), self.transforms)[0]
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats: at once for the latest draw of `rsample`, else by inversion.
@@ -138,13 +123,6 @@ class FlowDistribution(Checked):
         noise, log_volume = _through(value, [one.inv for one in reversed(self.transforms)])
         log_prob: Tensor = self.base.log_prob(noise) + log_volume
         return log_prob
-
-    def _noise(self, sample_shape: Sequence[int], generator: Generator | None) -> Tensor:
-        shape = torch.Size(sample_shape)
-        if isinstance(self.base, DiagonalGaussian):
-            return self.base.rsample(shape, generator)
-        noise: Tensor = self.base.rsample(shape)
-        return noise
 
 
 def layers(flow: nn.Module, context: Tensor | None = None) -> list[Transform]:

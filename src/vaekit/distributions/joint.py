@@ -1,7 +1,7 @@
 """Independent distributions side by side."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -43,8 +43,6 @@ class Joint(Checked):
         >>> Joint([normal, normal], columns=[[0, 3], [1, 2]]).sample().shape
         torch.Size([8, 4])
     """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self, parts: Sequence[Distribution], columns: Sequence[Sequence[int]] | None = None
@@ -149,7 +147,7 @@ class _EndToEnd(constraints.Constraint):
     event_dim = 1
 
     def __init__(self, joint: Joint) -> None:
-        self.parts = [part.support for part in joint.parts]
+        self.parts: list[Any] = [part.support for part in joint.parts]
         self.sizes, self.order, self._split = joint._sizes, joint._order, joint.split
         self.is_discrete = any(part.is_discrete for part in self.parts)
         super().__init__()

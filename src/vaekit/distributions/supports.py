@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -17,14 +17,17 @@ __all__ = ["Reparameterized", "check_comparable", "check_inside", "check_within"
 
 
 class Reparameterized(Checked):
-    """A distribution that draws with a gradient, and without one in the same way."""
+    """A distribution that draws with a gradient, and without one in the same way.
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    It is over all real numbers, unless it says otherwise.
+    """
+
     has_rsample = True
 
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"{type(self).__name__}({shapes}{', hard=True' * getattr(self, 'hard', False)})"
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        """All real numbers, over the event's dimensions."""
+        return constraints.independent(constraints.real, len(self.event_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
