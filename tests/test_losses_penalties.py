@@ -184,6 +184,15 @@ class TestKLByGroup:
         whole = vk.kl_divergence(q, p, method="analytic")
         torch.testing.assert_close(own.sum(1), whole, rtol=1e-10, atol=1e-10)
 
+    def test_parts_in_columns_are_taken_by_dimension(self) -> None:
+        first, second = draw(0, 5, 2), draw(1, 5, 2)
+        q = vk.distributions.Joint([first, second], columns=[[0, 3], [1, 2]])
+        p = StandardGaussian(torch.zeros(4, dtype=f64))
+        z = q.rsample((3,))
+        found = losses.kl_by_group(q, p, [2, 2], z=z)
+        exact = losses.kl_by_dimension(q, p, z=z).unflatten(1, (2, 2)).sum(2)
+        torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
+
     @pytest.mark.parametrize("samples", [(), (4,)])
     def test_a_hierarchy_inferred_upwards_adds_up_to_the_estimate(self, samples) -> None:
         q, p = _chains("bottom-up")
