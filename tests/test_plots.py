@@ -87,7 +87,7 @@ CALLS = OF_NUMBERS | {
 
 
 def test_every_picture_is_tested_here() -> None:
-    assert {*CALLS, "interpolate"} == set(plots.__all__)
+    assert {*CALLS, "interpolate", "report"} == set(plots.__all__)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -212,6 +212,24 @@ def test_reconstructions_stand_below_their_originals(data: Callable[..., Any]) -
 
 def test_reconstructions_of_fewer_than_asked_for() -> None:
     assert _drawn(plots.reconstructions(_model(), _data(3), n=10)).shape == (2 * 5 - 1, 3 * 7 - 1)
+
+
+def test_samples_of_a_conditional_model_have_its_context() -> None:
+    model = vk.recipes.cvae(vk.likelihoods.Bernoulli((1, 4, 4)), latent_dim=2, classes=3).model
+    model.eval()
+    y = torch.tensor([2, 0, 1, 1])
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(1)
+
+    expected = model.sample(4, generator=generator(), context=y)
+    drawn = _drawn(plots.samples(model, 4, generator=generator(), context=y))
+    assert np.array_equal(drawn, _drawn(plots.images(expected)))
+
+
+def test_letters_of_a_large_grid_are_not_shrunk_with_the_page() -> None:
+    figure = plots.manifold(_model(), side=20).figure
+    assert figure.get_size_inches().max() < 10
 
 
 def test_samples_are_those_of_the_model() -> None:
@@ -486,14 +504,56 @@ def test_without_labels_there_is_no_legend() -> None:
     assert len(_points(ax)) == 4
 
 
+def test_elements_of_several_labels_are_coloured_by_the_one_that_is_named() -> None:
+    x = torch.rand(6, 1, 4, 6)
+    data = vk.datasets.FactorDataset(x, {"colour": [0.0, 0.5], "size": [3, 4, 5]})
+    plain = plots.latent_scatter(_model(), data)
+    assert plain.get_legend() is None
+    assert len(plain.collections) == 1
+    for factor in (1, "size"):
+        ax = plots.latent_scatter(_model(), data, factor=factor)
+        assert [group.get_label() for group in ax.collections] == ["3", "4", "5"]
+        assert ax.get_legend().get_title().get_text() == "size"
+    batch = (x, data.labels)
+    assert plots.latent_scatter(_model(), batch, factor=0).get_legend() is not None
+    by_column = plots.latent_scatter(_model(), batch, factor=1)
+    assert [group.get_label() for group in by_column.collections] == ["0", "1", "2"]
+
+
+def test_many_numbers_are_a_scale_of_colours_and_many_names_a_legend_of_columns() -> None:
+    x = torch.rand(42, 1, 4, 6)
+    ax = plots.latent_scatter(_model(), (x, torch.arange(42) % 21))
+    (points,) = ax.collections
+    assert points.get_array().tolist() == [i % 21 for i in range(42)]
+    assert ax.get_legend() is None
+    assert ax.figure.axes[1].get_ylabel() == "label"
+    names = [f"kind {i % 21}" for i in range(42)]
+    assert plots.latent_scatter(_model(), (x, names)).get_legend()._ncols == 2
+
+
+def test_directions_of_one_unit_are_drawn_alike() -> None:
+    for ax in (
+        plots.latent_scatter(_model(), _data()),
+        plots.aggregated_posterior(_model(), _data()),
+    ):
+        ax.figure.canvas.draw()
+        assert ax.get_aspect() == 1
+        box = ax.get_window_extent()
+        across, down = np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())
+        assert box.width / across == pytest.approx(box.height / down, rel=1e-6)
+
+
 def test_a_scatter_that_does_not_fit(refuses: Refuses) -> None:
     model, data = _model(), _data()
     words = ("method: expected one of", "'pca'", "'tsne'", "'umap'")
     refuses(ValueError, lambda: plots.latent_scatter(model, data, method="lle"), *words)
     refuses(ValueError, lambda: plots.latent_scatter(model, data, n=0), "n: expected", "got 0")
-    many = (torch.rand(4, 1, 4, 6), torch.zeros(4, 40))
-    words = ("data: expected one label", "(4, 40)")
-    refuses(ValueError, lambda: plots.latent_scatter(model, many), *words)
+    many = (torch.rand(4, 1, 4, 6), torch.zeros(4, 2))
+    words = ("factor: expected one of the labels 0, 1", "got 2")
+    refuses(ValueError, lambda: plots.latent_scatter(model, many, factor=2), *words)
+    refuses(ValueError, lambda: plots.latent_scatter(model, many, factor="size"), "got 'size'")
+    words = ("factor: expected data of several labels each", "got 0")
+    refuses(ValueError, lambda: plots.latent_scatter(model, data, factor=0), *words)
     refuses(TypeError, lambda: plots.latent_scatter(model, None), "data: expected", "NoneType")
     assert not plt.get_fignums()
 

@@ -38,7 +38,7 @@ __all__ = [
     "whole_number_from",
 ]
 
-_LARGEST = 12.0  # inches
+_LARGEST = 8.5  # inches: of a larger figure, shrunk to a page, letters cannot be read
 _PICTURE = 0.8
 
 

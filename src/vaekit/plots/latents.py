@@ -22,7 +22,6 @@ from vaekit.plots._shared import (
     is_real,
     loadable,
     new_axes,
-    one_label_each,
 )
 from vaekit.training import measuring
 from vaekit.vae import VAE
@@ -45,12 +44,14 @@ def latent_scatter(
     *,
     method: Embedding = "pca",
     n: int = 2000,
+    factor: int | str | None = None,
     seed: int = 0,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Scatter the posterior means in two dimensions, coloured by label.
 
-    A latent space of two dimensions is drawn as it is.
+    A latent space of two dimensions is drawn as it is. Elements of several labels each are drawn in
+    one colour, unless ``factor`` says which of them colours.
 
     Args:
         model: The model.
@@ -59,16 +60,18 @@ def latent_scatter(
             neighbours together, and whose distances between groups mean little; ``"umap"``: UMAP,
             of which the same holds, and which needs the package umap-learn.
         n: How many elements are drawn at most, the first ones.
+        factor: Which of its labels colours an element, where it has several, ``(N, factors)``: its
+            column, or its name in a data set that has ``factor_names``.
         seed: Of t-SNE and of UMAP.
         ax: Where to draw; a new figure if None.
 
     Returns:
-        The axes.
+        The axes. More than 20 numbers are shown by a scale of colours in place of a legend.
 
     Raises:
         ImportError: If matplotlib, scikit-learn or umap-learn is missing.
-        ValueError: If ``method`` is unknown, there are too few elements for it, or t-SNE or UMAP is
-            asked of codes that are all the same.
+        ValueError: If ``method`` is unknown, there are too few elements for it, t-SNE or UMAP is
+            asked of codes that are all the same, or the data have no such factor.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=5)
@@ -88,19 +91,16 @@ def latent_scatter(
             means.append(codes(model, part).float().cpu())
             labels.append(part.labels)
     known = [each for each in labels if each is not None]
-    y = one_label_each(np.concatenate(known)) if len(known) == len(labels) else None
+    y = np.concatenate(known) if len(known) == len(labels) else None
+    colours = _coloured(data, y, factor)
     points, names = _embedded(torch.cat(means).numpy(), method, seed)
     ax = new_axes(ax, (7, 6))
-    if y is None:
+    if colours is None:
         ax.scatter(points[:, 0], points[:, 1], s=6)
     else:
-        values = np.unique(y)
-        palette = import_("matplotlib").colormaps["tab10" if len(values) <= 10 else "tab20"]
-        for index, name in enumerate(class_names(data, values)):
-            chosen = points[y == values[index]]
-            colour = palette(index % palette.N)
-            ax.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colour, label=name)
-        ax.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        _scatter(ax, points, *colours)
+    # Both directions are of one unit; what is over at the sides stays empty.
+    ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
     return ax
@@ -213,11 +213,11 @@ def aggregated_posterior(
         drawn = torch.cat(conditional) if conditional else prior.sample((max(1000, len(z)),))
         points, draws = (each[:, chosen].cpu().double().numpy() for each in (z, drawn))
         both = np.concatenate([points, draws])
-        margin = 0.05 * np.ptp(both, 0) + 1e-3
-        low, high = both.min(0) - margin, both.max(0) + margin
+        middle, half = (both.max(0) + both.min(0)) / 2, np.ptp(both, 0).max() * 0.55 + 1e-3
+        low, high = middle - half, middle + half  # a square, as a sphere is a circle in it
         axes = np.linspace(low, high, 400 if len(chosen) == 1 else 120).T
         density = _density(prior, chosen, axes, drawn)
-    ax = new_axes(ax, (6, 4) if len(chosen) == 1 else (6, 5.5))
+    ax = new_axes(ax, (6, 4) if len(chosen) == 1 else (6, 6))
     names = [f"latent dimension {dim}" for dim in chosen]
     ax.set_xlabel(names[0])
     if len(chosen) == 1:
@@ -246,6 +246,7 @@ def aggregated_posterior(
             ax.contour(*axes, density.T, levels=levels, colors="black", linewidths=1)
             ax.plot([], [], color="black", linewidth=1, label="prior: 50, 90 and 99 %")
         ax.set_ylabel(names[1])
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, markerscale=3)
     return ax
 
@@ -316,6 +317,63 @@ def mutual_information(
 
 
 _AGGREGATED = "aggregated posterior"
+_COLOURS = 20  # that can be told from each other, and in a legend
+
+
+def _coloured(
+    data: Any, y: npt.NDArray[Any] | None, factor: int | str | None
+) -> tuple[npt.NDArray[Any], list[str], str] | None:
+    """Return what colours each element, the names of its values, and its own; None if nothing."""
+    if factor is None:
+        if y is None or y.ndim != 1:
+            return None
+        return y, class_names(data, np.unique(y)), ""
+    columns = y.shape[1] if y is not None and y.ndim == 2 else 0
+    known = list(getattr(data, "factor_names", map(str, range(columns))))
+    if isinstance(factor, str) and factor in known:
+        column = known.index(factor)
+    elif isinstance(factor, int) and 0 <= factor < columns:
+        column = factor
+    else:
+        column = columns
+    if y is None or column >= columns:
+        what = "one of the labels " + ", ".join(known) if columns else "data of several labels each"
+        raise ValueError(_checks.expected("factor", what, repr(factor)))
+    of, title = y[:, column], known[column]
+    values = getattr(data, "factor_values", {}).get(title)
+    shown = np.unique(of)
+    names = [f"{float(values[int(v)]):.3g}" if values is not None else str(v) for v in shown]
+    return of, names, title
+
+
+def _scatter(
+    ax: "Axes",
+    points: npt.NDArray[Any],
+    of: npt.NDArray[Any],
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Scatter points in the colours of their labels."""
+    values = np.unique(of)
+    maps = import_("matplotlib").colormaps
+    if len(values) > _COLOURS and np.issubdtype(of.dtype, np.number):
+        drawn = ax.scatter(points[:, 0], points[:, 1], s=6, c=of, cmap="viridis")
+        figure: Any = ax.figure
+        figure.colorbar(drawn, ax=ax, label=title or "label")
+        return
+    palette = maps["tab10" if len(values) <= 10 else "tab20"]
+    for index, name in enumerate(names):
+        chosen = points[of == values[index]]
+        colour = palette(index % palette.N)
+        ax.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colour, label=name)
+    ax.legend(
+        title=title or None,
+        markerscale=3,
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        ncols=math.ceil(len(values) / _COLOURS),
+    )
 
 
 def _embedded(

@@ -100,6 +100,7 @@ def samples(
     *,
     temperature: float = 1.0,
     generator: Generator | None = None,
+    context: Shaped[Tensor, "n ..."] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draw images that the model generates.
@@ -109,6 +110,7 @@ def samples(
         n: How many.
         temperature: As for `VAE.sample`.
         generator: As for `VAE.sample`.
+        context: As for `VAE.sample`.
         ax: Where to draw; a new figure if None.
 
     Returns:
@@ -123,7 +125,7 @@ def samples(
         'Decoded from draws of the prior'
     """
     with evaluating(model):
-        pictures = model.sample(n, temperature, generator)
+        pictures = model.sample(n, temperature, generator, context)
     check_images("model", pictures)
     ax = draw_grid(pictures, math.isqrt(n - 1) + 1, ax, margins=_TITLE, least_width=3).ax
     ax.set_title("Decoded from draws of the prior", fontsize="medium")
