@@ -1,15 +1,24 @@
 import base64
 import io
+import math
 import re
+import sys
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit as vk
+from vaekit.plots import _measures, pages
+from vaekit.plots._measures import Chosen
 
 ONES = "\N{LATIN SMALL LETTER A}<b>&"
 
@@ -22,6 +31,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.headings, self.rows, self.pictures, self.addresses = [], [], [], []
+        self.places: list[str] = []
         self.open: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         assert not self.open, f"never closed: {self.open}"
@@ -30,6 +40,7 @@ class Page(HTMLParser):
         if tag not in self.void:
             self.open.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        self.places += [f"#{value}" for name, value in attrs if name == "id"]
         if tag == "img":
             self.pictures.append((dict(attrs)["alt"], dict(attrs)["src"]))
         if tag == "tr":
@@ -48,7 +59,8 @@ class Page(HTMLParser):
         return next(row[1] for row in self.rows if row[0] == name)
 
     def why(self, name: str) -> str:
-        return next(row[1] for row in self.rows if row[0] == name and "Left out" in self.headings)
+        assert "Left out" in self.headings
+        return next(row[1] for row in self.rows if name in row[0].split("; "))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +69,23 @@ def trained() -> tuple[vk.VAE, vk.datasets.ArrayDataset, vk.training.History]:
     train, test = vk.datasets.digits(binarize="threshold")
     model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=3)
     history = vk.fit(model, objective, train, epochs=2, seed=0, progress=False)
-    return model, test, history
+    return model, test.subset(range(80)), history
+
+
+@pytest.fixture
+def _sketched(monkeypatch) -> None:
+    """Draw all pictures, but paint none of them: most of the time goes there."""
+    blank = io.BytesIO()
+    plt.imsave(blank, np.zeros((2, 2)))
+
+    def png(draw) -> bytes:
+        try:
+            draw()
+            return blank.getvalue()
+        finally:
+            plt.close("all")
+
+    monkeypatch.setattr(pages, "_png", png)
 
 
 def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
@@ -75,10 +103,32 @@ def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
     assert "2 latent dimensions" in page.why("The manifold")
     assert page.value("parameters") == f"{sum(p.numel() for p in model.parameters()):,}"
     found = vk.metrics.negative_log_likelihood(model, test, 20)
-    assert page.value("negative log-likelihood") == f"{found.nats} nats"
+    assert page.value("negative log-likelihood") == f"{found.nats} nats".replace("+-", "±")
+    assert "+-" not in path.read_text()
     assert "Use of the latent space" in page.headings
     assert "dimensions in use" in path.read_text()
-    assert page.value("ELBO") == f"{vk.metrics.elbo(model, test).elbo} nats"
+    bound = vk.metrics.elbo(model, test).elbo
+    assert page.value("ELBO") == f"{bound.mean:.4g} ± {bound.standard_error:.2g} nats"
+    assert page.value("measured on") == f"all {len(test)} elements"
+    for title in ("Between two elements", "Nearest neighbours", "Latent space, by t-SNE"):
+        assert title in titles
+    assert ("Latent space, by UMAP" in titles) == (find_spec("umap") is not None)
+    x, y = test[:]
+    with torch.no_grad():
+        z = model.encode(x).mean
+    probe = vk.metrics.linear_probe(z, y).accuracy
+    assert page.value("linear probe") == str(probe).replace("+-", "±")
+    apart = vk.metrics.silhouette(z, y).score
+    assert page.value("silhouette") == str(apart).replace("+-", "±")
+    rate = vk.metrics.decompose_rate(model, test, draws=500)
+    assert page.value("aggregated-posterior gap") == f"{rate.aggregated_gap} nats".replace(
+        "+-", "±"
+    )
+    for name in ("trustworthiness", "continuity", "precision", "recall", "density", "coverage"):
+        assert math.isfinite(float(page.value(name).split(" ± ")[0]))
+    assert "draws of p(x|z)" in next(row[2] for row in page.rows if row[0] == "precision")
+    assert "several labels" in page.why("MIG and modularity")
+    assert page.why("Information of codes about factors") == page.why("SAP")
 
 
 def test_a_page_needs_no_other_file(trained, tmp_path) -> None:
@@ -87,7 +137,9 @@ def test_a_page_needs_no_other_file(trained, tmp_path) -> None:
     assert page.headings[0] == ONES  # escaped, then read again
     start = "data:image/png;base64,"
     assert page.addresses
-    assert all(address.startswith(start) for address in page.addresses)
+    links = [address for address in page.addresses if not address.startswith(start)]
+    assert links == page.places
+    assert len(links) == len(page.headings) - 1
     for _, source in page.pictures:
         picture = plt.imread(io.BytesIO(base64.b64decode(source.removeprefix(start))))
         assert min(picture.shape[:2]) > 50
@@ -101,18 +153,20 @@ def test_the_same_seed_gives_the_same_page(trained, tmp_path) -> None:
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
+@pytest.mark.usefixtures("_sketched")
 def test_what_does_not_apply_is_said(tmp_path) -> None:
     torch.manual_seed(0)
     model, _ = vk.recipes.autoencoder(vk.likelihoods.Gaussian(5), latent_dim=2)
     page = Page(vk.report(model, torch.randn(40, 5), tmp_path / "page.html"))
     assert "density" in page.why("The likelihood")
     assert "images" in page.why("Reconstructions")
-    assert "labels" in page.why("k-NN accuracy") or "label" in page.why("k-NN accuracy")
+    assert "one label for each element" in page.why("k-NN accuracy and linear probe")
     assert page.value("active units") == "2 of 2"
     assert page.value("data") == "values of shape (40, 5)"
     assert "Latent space" in [title for title, _ in page.pictures]
 
 
+@pytest.mark.usefixtures("_sketched")
 def test_a_conditional_model_has_a_page(tmp_path) -> None:
     torch.manual_seed(0)
     _, test = vk.datasets.digits(binarize="threshold")
@@ -120,7 +174,155 @@ def test_a_conditional_model_has_a_page(tmp_path) -> None:
     page = Page(vk.report(model, test, tmp_path / "page.html", samples=2))
     titles = [title for title, _ in page.pictures]
     assert {"Reconstructions", "Traversals", "Latent space"} <= set(titles)
-    assert "context" in page.why("Samples")
+    assert "Samples" in titles
+    assert "context" in page.why("The manifold")
+
+
+@pytest.fixture
+def sprites() -> tuple[vk.VAE, vk.datasets.FactorDataset]:
+    torch.manual_seed(0)
+    data = vk.datasets.sprites().select(
+        scale=[1, 5], orientation=[0, 10], x=[0, 16, 31], y=[0, 16, 31]
+    )
+    return vk.recipes.vae(vk.likelihoods.Bernoulli((1, 64, 64)), latent_dim=3).model, data
+
+
+def test_factors_have_scores_and_a_table_of_information(sprites, tmp_path) -> None:
+    model, data = sprites
+    page = Page(vk.report(model, data, tmp_path / "page.html", samples=2))
+    titles = [title for title, _ in page.pictures]
+    for title in ("principal components", "t-SNE"):
+        assert f"Latent space, by {title}" in titles
+    assert "Information of codes about factors" in titles
+    assert "one label for each element" in page.why("The centre of each class")
+    x, y = data[:]
+    with torch.no_grad():
+        z = model.eval().encode(x).mean
+    for name, score in (
+        ("MIG", vk.metrics.mig(z, y)),
+        ("modularity", vk.metrics.modularity(z, y)),
+        ("SAP", vk.metrics.sap(z, y)),
+        ("IRS", vk.metrics.irs(z, y)),
+        ("explicitness", vk.metrics.explicitness(z, y)),
+    ):
+        assert page.value(name) == f"{score.score:.4f}"
+    for name in data.factor_names:
+        assert " ± " in page.value(f"accuracy of {name}")
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_factors_of_one_value_are_left_out(sprites, tmp_path) -> None:
+    model, data = sprites
+    part = data.select(shape=1, scale=0)
+    page = Page(vk.report(model, part, tmp_path / "page.html", samples=2))
+    names = [row[0] for row in page.rows]
+    assert "accuracy of x" in names
+    assert "accuracy of shape" not in names
+    assert "MIG" in names
+    one = data.select(shape=1, scale=0, orientation=0, x=0, y=0)
+    page = Page(vk.report(model, one, tmp_path / "page.html", samples=2))
+    assert "a factor of more than one value" in page.why("IRS")
+
+
+def _forms(x: Tensor, y: Tensor) -> dict[str, Any]:
+    pairs = TensorDataset(x, y)
+    return {
+        "tensor": x,
+        "array": x.numpy(),
+        "batch": (x, y),
+        "mapping": {"x": x, "y": y.tolist()},
+        "data set": vk.datasets.from_tensors(x, y),
+        "pairs": pairs,
+        "loader": DataLoader(pairs, 7),
+        "batches": [(x[:9], y[:9]), (x[9:], y[9:])],
+    }
+
+
+@pytest.mark.parametrize("form", _forms(torch.zeros(9, 2), torch.zeros(9)))
+@pytest.mark.parametrize("at_most", [12, 100])
+def test_of_data_of_every_form_a_part_is_chosen(form: str, at_most: int) -> None:
+    x = torch.arange(40.0)[:, None].expand(-1, 2).contiguous()
+    chosen = Chosen(_forms(x, torch.arange(40))[form], at_most, seed=0)
+    count = min(at_most, 40)
+    assert chosen.count == count
+
+    def read(data: Any) -> Tensor:
+        batches = list(vk.datasets.batches(data))
+        for batch in batches:
+            if batch.y is not None:
+                assert np.array_equal(np.asarray(batch.y), batch.x[:, 0])
+        return torch.cat([batch.x[:, 0] for batch in batches])
+
+    all_of_it, mixed = read(chosen.data), read(chosen.some())
+    assert all_of_it.tolist() == sorted(mixed.tolist())
+    assert len(all_of_it.unique()) == count
+    in_order = form in ("loader", "batches")
+    assert (mixed.tolist() == all_of_it.tolist()) == in_order
+    assert read(chosen.some(2, 11)).tolist() == mixed[2:11].tolist()
+    assert read(chosen.some(5)).tolist() == mixed[5:].tolist()
+    if in_order:
+        assert chosen.said == f"the first {count} elements"
+        assert all_of_it.tolist() == list(range(count))
+    elif at_most == 12:
+        assert chosen.said == "12 of 40 elements, drawn at random"
+        assert all_of_it.tolist() != list(range(count))
+    else:
+        assert chosen.said == "all 40 elements"
+
+
+def test_a_part_keeps_the_names_of_the_classes() -> None:
+    class Named(TensorDataset):
+        classes = ("no", "yes")
+
+    chosen = Chosen(Named(torch.rand(9, 2), torch.arange(9) % 2), 4, seed=0)
+    assert chosen.data.classes == chosen.some(1).classes == ("no", "yes")
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_a_large_data_set_is_measured_in_part_and_in_batches(tmp_path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model, _ = vk.recipes.vae(vk.likelihoods.Gaussian(6), latent_dim=2)
+    sizes, encode = [], model.encoder.forward
+    monkeypatch.setattr(
+        model.encoder, "forward", lambda x, *rest: sizes.append(len(x)) or encode(x, *rest)
+    )
+    data = (torch.randn(5000, 6), torch.arange(5000) % 3)
+    page = Page(vk.report(model, data, tmp_path / "page.html", at_most=1500, samples=2))
+    assert page.value("measured on") == "1,500 of 5,000 elements, drawn at random"
+    assert max(sizes) <= 512
+    assert "means of p(x|z)" in next(row[2] for row in page.rows if row[0] == "precision")
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_what_takes_long_is_measured_on_fewer(trained, tmp_path, monkeypatch) -> None:
+    model, test, _ = trained
+    monkeypatch.setattr(_measures, "_DECODED", 64 * 2 * 50)
+    monkeypatch.setattr(_measures, "_SMALL", 63)
+    page = Page(vk.report(model, test, tmp_path / "page.html", samples=2))
+    meaning = next(row[2] for row in page.rows if row[0] == "negative log-likelihood")
+    assert meaning.startswith("of 50 elements, by 2 draws")
+    why = page.why("Precision, recall, density and coverage")
+    assert "at most 63 values" in why
+    assert "got 64" in why
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_umap_is_drawn_where_it_is_installed(trained, tmp_path, monkeypatch) -> None:
+    model, test, _ = trained
+    stand_in = ModuleType("umap")
+    stand_in.UMAP = lambda **kwargs: SimpleNamespace(fit_transform=lambda points: points[:, :2])
+    monkeypatch.setitem(sys.modules, "umap", stand_in)
+    page = Page(vk.report(model, test[:40], tmp_path / "page.html", samples=2))
+    assert "Latent space, by UMAP" in [title for title, _ in page.pictures]
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_smallest_data_have_a_page(trained, tmp_path, n) -> None:
+    model, test, _ = trained
+    page = Page(vk.report(model, test[:n], tmp_path / "page.html", samples=2))
+    assert "nan" not in page.value("ELBO")
+    assert "Reconstructions" in [title for title, _ in page.pictures]
 
 
 def test_bad_input_is_named_before_anything_is_written(trained, tmp_path, refuses) -> None:
@@ -130,5 +332,6 @@ def test_bad_input_is_named_before_anything_is_written(trained, tmp_path, refuse
     refuses(TypeError, lambda: vk.report(model, iter([test[:5]]), path), "data", "several times")
     refuses(TypeError, lambda: vk.report(model, 3, path), "data", "int")
     refuses(ValueError, lambda: vk.report(model, test, path, samples=0), "samples", "0")
+    refuses(ValueError, lambda: vk.report(model, test, path, at_most=0), "at_most", "0")
     refuses(IsADirectoryError, lambda: vk.report(model, test, tmp_path), "path", "folder")
     assert not path.parent.exists()

@@ -1,9 +1,11 @@
 """One page about a model: what it is, its measures, and its pictures."""
 
 import base64
+import functools
 import html
 import io
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +16,16 @@ from torch import Tensor
 
 from vaekit import _checks, datasets, metrics
 from vaekit.plots import charts, latents, pictures, walks
-from vaekit.plots._shared import codes, first, loadable, one_label_each
-from vaekit.training import History, measuring
+from vaekit.plots._measures import (
+    Chosen,
+    Encoded,
+    Row,
+    encoded,
+    factors_of,
+    measures,
+    plus_minus,
+)
+from vaekit.training import History
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -26,17 +36,14 @@ __all__ = ["report"]
 # What says that a measure or a picture does not apply, or that a package is missing.
 _DOES_NOT_APPLY = (TypeError, ValueError, NotImplementedError, ImportError)
 
+_EMBEDDED = 1000  # elements, in the pictures that take longest
+_DPI = 144  # of the pictures; those of screens count 96 to an inch
+
 
 class _Picture(NamedTuple):
     title: str
     look: str  # what to look at
     draw: Callable[[], "Axes"]
-
-
-class _Row(NamedTuple):
-    name: str
-    value: str
-    meaning: str
 
 
 def report(
@@ -45,6 +52,7 @@ def report(
     path: str | Path,
     *,
     history: History | None = None,
+    at_most: int = 2000,
     samples: int = 100,
     title: str = "Report of a model",
     seed: int = 0,
@@ -55,12 +63,18 @@ def report(
     images, a likelihood bound of an autoencoder) is listed at its end with the reason. Model, data
     and random state are left as they were.
 
+    Of large data sets a part is measured and drawn, drawn at random where the data can be read in
+    any order, and the first elements elsewhere; the page says how many. What takes long is measured
+    on fewer, and says so. Elements go through the model a batch at a time.
+
     Args:
         model: The model, looked at in evaluation mode.
         data: What to measure it on, test data best: a batch or a data set, as for `vaekit.fit`.
-            With labels, classes are shown too.
+            With labels, classes are shown too; with several for each element, ``(N, factors)``,
+            as those of a `vaekit.datasets.FactorDataset`, scores of disentanglement.
         path: Where the page goes; its folder is made where it is missing.
         history: What `vaekit.fit` returned, for the curves of training.
+        at_most: How many elements are measured and drawn.
         samples: How many draws each element has in the estimate of the likelihood.
         title: The page's heading.
         seed: Of all draws: the same model, data and seed give the same page.
@@ -92,31 +106,38 @@ def report(
     if path.is_dir():
         raise IsADirectoryError(_checks.expected("path", "a file", f"the folder {path}"))
     _checks.positive_int("samples", samples)
-    shown = loadable(data)
-    datasets.loader(shown, 1)  # says here what is wrong with it
+    chosen = Chosen(data, _checks.positive_int("at_most", at_most), seed)
     path.parent.mkdir(parents=True, exist_ok=True)
 
+    @functools.cache
+    def read() -> Encoded:
+        return encoded(model, chosen.data, seed)
+
     left_out: list[tuple[str, str]] = []
-    rows: list[_Row] = []
-    for name, measure in _measures(model, shown, samples, seed):
-        try:
-            rows += measure()
-        except _DOES_NOT_APPLY as error:
-            left_out.append((name, str(error)))
+    rows: list[tuple[str, list[Row]]] = []
+    for group in measures(model, chosen, read, samples, seed):
+        found: list[Row] = []
+        for name, take in group.take:
+            try:
+                found += take()
+            except _DOES_NOT_APPLY as error:
+                left_out.append((name, str(error)))
+        if found:
+            rows.append((group.title, found))
     words = ""
     try:
-        words = str(metrics.posterior_collapse(model, shown, draws=500, seed=seed))
+        words = str(metrics.posterior_collapse(model, chosen.data, draws=500, seed=seed))
     except _DOES_NOT_APPLY as error:
         left_out.append(("Use of the latent space", str(error)))
     figures = []
-    for picture in _drawings(model, data, history, seed):
+    for picture in _drawings(model, chosen, read, history, seed):
         try:
             figures.append((picture, _png(picture.draw)))
         except _DOES_NOT_APPLY as error:
             left_out.append((picture.title, str(error)))
-    path.write_text(
-        _page(title, _about(model, data), rows, words, figures, left_out), encoding="utf-8"
-    )
+    about = [*_about(model, data), ("measured on", chosen.said)]
+    page = _page(title, about, rows, plus_minus(words), figures, left_out)
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -143,85 +164,30 @@ def _said(data: Any) -> str:
     return type(data).__name__
 
 
-def _measures(
-    model: VAE, data: Any, samples: int, seed: int
-) -> list[tuple[str, Callable[[], list[_Row]]]]:
-    def bound() -> list[_Row]:
-        found = metrics.elbo(model, data, seed=seed)
-        return [
-            _Row("ELBO", f"{found.elbo} nats", "at most the log-likelihood; higher is better"),
-            _Row("reconstruction", f"{found.reconstruction} nats", "how badly z explains the data"),
-            _Row("KL", f"{found.kl} nats", "how far posteriors lie from the prior"),
-        ]
-
-    def likelihood() -> list[_Row]:
-        found = metrics.negative_log_likelihood(model, data, samples, seed=seed)
-        worth = found.effective_samples.median()
-        meaning = f"by {samples} draws each, worth {worth:.0f} in the middle; lower is better"
-        rows = [_Row("negative log-likelihood", f"{found.nats} nats", meaning)]
-        if found.bits_per_dimension is not None:
-            rows.append(_Row("bits per dimension", f"{found.bits_per_dimension}", "the same"))
-        return rows
-
-    def units() -> list[_Row]:
-        found = metrics.active_units(model, data)
-        meaning = "dimensions whose posterior means vary with the data"
-        return [_Row("active units", f"{found.number} of {model.latent_dim}", meaning)]
-
-    def neighbours() -> list[_Row]:
-        with measuring(model, seed) as device, torch.no_grad():
-            shown = first(model, data, device, None)
-            labels = np.unique(one_label_each(shown.labels), return_inverse=True)[1]
-            z = codes(model, shown).cpu()
-        found = metrics.nearest_neighbours(z, torch.from_numpy(labels), seed=seed)
-        meaning = f"of labels by 5 neighbours' codes; by chance {found.chance:.2f}"
-        return [_Row("k-NN accuracy", f"{found.accuracy}", meaning)]
-
-    return [
-        ("The ELBO", bound),
-        ("The likelihood", likelihood),
-        ("Active units", units),
-        ("k-NN accuracy", neighbours),
-    ]
-
-
-def _drawings(model: VAE, data: Any, history: History | None, seed: int) -> list[_Picture]:
-    example = data if model.takes_context else None  # whose context goes along
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-    if model.latent_dim > 2:
-        scatters = [
-            _Picture(
-                "Latent space, by principal components",
-                "Posterior means; the directions of largest variance.",
-                lambda: latents.latent_scatter(model, data),
-            ),
-            _Picture(
-                "Latent space, by t-SNE",
-                "Neighbours are kept together; distances between groups mean little.",
-                lambda: latents.latent_scatter(model, data, method="tsne", seed=seed),
-            ),
-        ]
-    else:
-        scatters = [
-            _Picture(
-                "Latent space", "Posterior means.", lambda: latents.latent_scatter(model, data)
-            )
-        ]
+def _drawings(
+    model: VAE,
+    chosen: Chosen,
+    read: Callable[[], Encoded],
+    history: History | None,
+    seed: int,
+) -> list[_Picture]:
+    data, mixed = chosen.data, chosen.some()
+    example = mixed if model.takes_context else None  # whose context goes along
     drawn = [
         _Picture(
             "Reconstructions",
             "The same element below; blurred is usual, another one is not.",
-            lambda: pictures.reconstructions(model, data),
+            lambda: pictures.reconstructions(model, mixed),
         ),
         _Picture(
             "Errors",
             "Where the reconstruction misses: at edges is usual, at whole parts is not.",
-            lambda: pictures.error_map(model, data),
+            lambda: pictures.error_map(model, mixed),
         ),
         _Picture(
             "Samples",
             "What draws from the prior decode to: as the data are, and as different.",
-            lambda: pictures.samples(model, generator=generator),
+            lambda: _samples(model, read, seed),
         ),
         _Picture(
             "Divergence by dimension",
@@ -240,11 +206,22 @@ def _drawings(model: VAE, data: Any, history: History | None, seed: int) -> list
             lambda: walks.manifold(model),
         ),
         _Picture(
+            "Between two elements",
+            "The reconstructions of two at the ends, and what lies between their codes: likely "
+            "elements, and no blend of both, where the latent space has no holes.",
+            lambda: _interpolation(model, chosen),
+        ),
+        _Picture(
+            "Nearest neighbours",
+            "Elements whose codes are near should be alike in what matters.",
+            lambda: _neighbours(model, chosen),
+        ),
+        _Picture(
             "Aggregated posterior and prior",
             "Where they part, samples come from where no data were, or data are never generated.",
             lambda: latents.aggregated_posterior(model, data, seed=seed),
         ),
-        *scatters,
+        *_scatters(model, chosen, read, seed),
         _Picture(
             "The centre of each class",
             "The mean code of each class, decoded.",
@@ -254,6 +231,12 @@ def _drawings(model: VAE, data: Any, history: History | None, seed: int) -> list
             "Between classes",
             "A good latent space passes through likely elements.",
             lambda: walks.class_interpolation(model, data),
+        ),
+        _Picture(
+            "Information of codes about factors",
+            "Disentangled codes have one large number in each column, and in each row at most one. "
+            "A factor of many values has a little of every code by chance.",
+            lambda: _information(data, read),
         ),
     ]
     if history is not None:
@@ -268,6 +251,64 @@ def _drawings(model: VAE, data: Any, history: History | None, seed: int) -> list
     return drawn
 
 
+def _scatters(
+    model: VAE, chosen: Chosen, read: Callable[[], Encoded], seed: int
+) -> Iterator[_Picture]:
+    """Yield the pictures of where the codes lie, coloured by label or by the first factor."""
+
+    def draw(method: latents.Embedding) -> "Axes":
+        labels = read().labels
+        several = labels is not None and labels.ndim == 2
+        factor: str | int | None = None
+        if several:
+            names = factors_of(chosen.data, read())[2]
+            factor = names[0] if hasattr(chosen.data, "factor_names") else int(names[0])
+        n = _EMBEDDED if method != "pca" else chosen.count
+        part = chosen.some(0, n)
+        ax = latents.latent_scatter(model, part, method=method, n=n, factor=factor, seed=seed)
+        if several:
+            ax.set_title(f"coloured by the factor {names[0]}", fontsize="medium")
+        return ax
+
+    if model.latent_dim <= 2:
+        yield _Picture("Latent space", "Posterior means.", lambda: draw("pca"))
+        return
+    kept = "Neighbours are kept together; distances between groups mean little."
+    if chosen.count > _EMBEDDED:
+        kept += f" Of {_EMBEDDED:,} elements."
+    for name, look, method in (
+        ("principal components", "Posterior means; the directions of largest variance.", "pca"),
+        ("t-SNE", kept, "tsne"),
+        ("UMAP", kept, "umap"),
+    ):
+        yield _Picture(f"Latent space, by {name}", look, functools.partial(draw, method))  # type: ignore[arg-type]
+
+
+def _samples(model: VAE, read: Callable[[], Encoded], seed: int) -> "Axes":
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    context = read().context if model.takes_context else None
+    n = 64 if context is None else min(64, len(context))
+    context = None if context is None else context[:n]
+    return pictures.samples(model, n, generator=generator, context=context)
+
+
+def _interpolation(model: VAE, chosen: Chosen) -> "Axes":
+    n = min(5, chosen.count // 2)
+    return walks.interpolation(model, chosen.some(0, n), chosen.some(n, 2 * n))
+
+
+def _neighbours(model: VAE, chosen: Chosen) -> "Axes":
+    """Draw some elements' neighbours among the others."""
+    n = min(8, chosen.count // 2)
+    k = min(8, chosen.count - n)
+    return pictures.nearest_neighbours(model, chosen.some(n), chosen.some(0, n), k=k, n=n)
+
+
+def _information(data: Any, read: Callable[[], Encoded]) -> "Axes":
+    z, values, names = factors_of(data, read())
+    return latents.mutual_information(metrics.mig(z, values), names)
+
+
 def _png(draw: Callable[[], "Axes"]) -> bytes:
     from matplotlib import pyplot
 
@@ -275,7 +316,7 @@ def _png(draw: Callable[[], "Axes"]) -> bytes:
     try:
         file = io.BytesIO()
         figure: Any = draw().figure
-        figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+        figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
         return file.getvalue()
     finally:
         for number in set(pyplot.get_fignums()) - before:
@@ -285,39 +326,53 @@ def _png(draw: Callable[[], "Axes"]) -> bytes:
 def _page(
     title: str,
     about: list[tuple[str, str]],
-    rows: list[_Row],
+    rows: list[tuple[str, list[Row]]],
     words: str,
     figures: list[tuple[_Picture, bytes]],
     left_out: list[tuple[str, str]],
 ) -> str:
-    def table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
-        cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-        lines = [f"<tr>{cells}</tr>"] if head else []
-        for name, *rest in body:
-            values = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-            lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{values}</tr>')
-        return "<table>" + "\n".join(lines) + "</table>"
-
-    parts = [f"<h1>{html.escape(title)}</h1>", table((), [(n, v) for n, v in about])]
+    parts: list[tuple[str, str]] = []  # heading and what stands below
     if rows:
-        parts += [
-            "<h2>Measures</h2>",
-            table(("", "value", "what it says"), [tuple(r) for r in rows]),
-        ]
-        parts.append("<p>After +-: the standard error over the elements.</p>")
+        lines = [_line(("measure", "value", "what it says"), heads=3)]
+        for name, group in rows:
+            lines.append(f'<tr class="group"><th colspan="3">{html.escape(name)}</th></tr>')
+            lines += [_line(row) for row in group]
+        note = "<p>After ±: the standard error over the elements, or over the draws.</p>"
+        parts.append(("Measures", _table(lines, "measures") + note))
     if words:
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in words.splitlines())
-        parts.append(f"<h2>Use of the latent space</h2><ul>{lines}</ul>")
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in words.splitlines())
+        parts.append(("Use of the latent space", f"<ul>{items}</ul>"))
     for picture, png in figures:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         name, look = html.escape(picture.title), html.escape(picture.look)
+        width = round(_width(png) / _DPI * 96)
         parts.append(
-            f'<h2>{name}</h2><figure><img src="{source}" alt="{name}">'
-            f"<figcaption>{look}</figcaption></figure>"
+            (
+                picture.title,
+                f'<figure><img src="{source}" alt="{name}" width="{width}">'
+                f"<figcaption>{look}</figcaption></figure>",
+            )
         )
     if left_out:
-        parts += ["<h2>Left out</h2>", table(("", "why"), [(n, why) for n, why in left_out])]
-    body = "\n".join(parts)
+        reasons: dict[str, list[str]] = {}
+        for name, why in left_out:
+            reasons.setdefault(why, []).append(name)
+        lines = [_line(("what", "why"), heads=2)]
+        lines += [_line(("; ".join(names), why)) for why, names in reasons.items()]
+        parts.append(("Left out", _table(lines)))
+    links = [f'<li><a href="#s{i}">{html.escape(n)}</a></li>' for i, (n, _) in enumerate(parts)]
+    sections = [
+        f'<section id="s{i}"><h2>{html.escape(name)}</h2>\n{inner}</section>'
+        for i, (name, inner) in enumerate(parts)
+    ]
+    body = "\n".join(
+        [
+            f"<h1>{html.escape(title)}</h1>",
+            _table([_line(row) for row in about]),
+            f"<nav><ul>{''.join(links)}</ul></nav>",
+            *sections,
+        ]
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -326,12 +381,37 @@ def _page(
     )
 
 
+def _line(cells: Sequence[str], heads: int = 1) -> str:
+    """Write a row of a table; of a whole row of heads, each is of a column."""
+    scope = "row" if heads == 1 else "col"
+    written = [
+        f'<th scope="{scope}">{html.escape(cell)}</th>'
+        if index < heads
+        else f"<td>{html.escape(cell)}</td>"
+        for index, cell in enumerate(cells)
+    ]
+    return f"<tr>{''.join(written)}</tr>"
+
+
+def _table(lines: Sequence[str], kind: str = "facts") -> str:
+    return f'<table class="{kind}">' + "\n".join(lines) + "</table>"
+
+
+def _width(png: bytes) -> int:
+    """Read how many pixels wide a PNG is."""
+    width: int = struct.unpack(">I", png[16:20])[0]
+    return width
+
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; } th, td { padding: .3rem .8rem; text-align: left;
         vertical-align: top; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
-th { font-weight: 600; white-space: nowrap; } td { white-space: pre-wrap; }
+th { font-weight: 600; } td { white-space: pre-wrap; }
+.measures th, .measures td:nth-child(2) { white-space: nowrap; } .facts th { min-width: 8rem; }
+.group th { padding-top: 1rem; color: #555; }
+nav ul { columns: 16rem; margin: 1.5rem 0; padding-left: 1.2rem; } nav a { color: #0550ae; }
 figure { margin: 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; }
 """
