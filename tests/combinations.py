@@ -64,6 +64,8 @@ class Term:
     kl: str | None = None  # "any" way, by its closed form ("analytic"), or from "densities"
     posterior_by_dimension: bool = False
     prior_by_dimension: bool = False
+    groups: bool = False  # whether it divides z as the hierarchies do
+    permutes: bool = False  # whether it sets dimensions beside each other at random
     covariance: bool = False
     commitment: bool = False
     prior_rsample: bool = False
@@ -233,8 +235,12 @@ TERMS = {
     "KL, analytic": Term(lambda: vk.KL("analytic"), "analytic"),
     "KL, monte_carlo": Term(lambda: vk.KL("monte_carlo"), "densities"),
     "Capacity": Term(lambda: objectives.Capacity(vk.schedules.Linear(0, 5, 2)), "any"),
+    "Capacity, groups": Term(
+        lambda: objectives.Capacity([1.0, 2.0], groups=SIZES), "densities", groups=True
+    ),
     "FreeBits": Term(lambda: objectives.FreeBits(0.1), "densities", True, True),
-    "BalancedKL": Term(lambda: objectives.BalancedKL([4, 2]), "densities", True, True),
+    "FreeBits, groups": Term(lambda: objectives.FreeBits(0.1, SIZES), "densities", groups=True),
+    "BalancedKL": Term(lambda: objectives.BalancedKL(SIZES), "densities", groups=True),
     "DecomposedKL": Term(
         lambda: vk.DecomposedKL(total_correlation=3),
         "densities",
@@ -250,7 +256,8 @@ TERMS = {
         batch=True,
     ),
     "AdversarialTotalCorrelation": Term(
-        lambda: objectives.AdversarialTotalCorrelation(_critic(), name="adversarial_tc")
+        lambda: objectives.AdversarialTotalCorrelation(_critic(), name="adversarial_tc"),
+        permutes=True,
     ),
     "MMD": Term(objectives.MMD, prior_rsample=True, batch=True),
     "AdversarialPrior": Term(lambda: objectives.AdversarialPrior(_critic())),
@@ -331,6 +338,8 @@ class Choice:
 #    groups divide.
 # 4. Densities by dimension are those of independent dimensions, of the posterior and, where the
 #    term compares the two, of the prior.
+#    What divides z into groups takes those, or two of DIVIDED; what permutes dimensions, any whose
+#    values do not bind each other as those of one-hot vectors do.
 # 5. A quantised posterior alone has a commitment; a mixture alone no reparameterised draws.
 # 6. A divergence needs a posterior with a density.
 # 7. Its closed form stands in CLOSED. Elsewhere it is a mean of differences of log-densities, and
@@ -347,6 +356,8 @@ CLOSED = {
     ("binary", "binary"),
     ("sphere", "sphere"),
 }
+#: Families that are divided as the hierarchies are.
+DIVIDED = {"chain", "diagonal", "normal"}
 #: Measures of posterior and prior, one of which lies within the other.
 WITHIN = {("u", "r"), ("o", "b")}
 
@@ -391,6 +402,11 @@ def _refused(term: Term, q: Latent, p: Prior) -> set[str]:
     found = set()
     if term.posterior_by_dimension > q.by_dimension or term.prior_by_dimension > p.by_dimension:
         found.add("distribution")
+    divided = {q.family, p.family} <= DIVIDED | ({"joint"} if q.by_dimension else set())
+    if term.groups and not (divided or (q.by_dimension and p.by_dimension)):
+        found.add("distribution")
+    if term.permutes and set(q.measure or "") & set("oxs"):
+        found.add("posterior")
     if term.covariance > q.covariance:
         found |= {"posterior", "distribution"}
     if term.commitment > q.commitment:
