@@ -71,8 +71,8 @@ def anomaly_scores(
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
-        >>> _, test = vk.datasets.digits(binarize="threshold")
-        >>> scores = anomaly_scores(model, test[:10], samples=5, importance_samples=5)
+        >>> test = vk.datasets.digits(binarize="threshold")[1].subset(range(10))
+        >>> scores = anomaly_scores(model, test, samples=5, importance_samples=5)
         >>> scores.negative_elbo.shape
         torch.Size([10])
 
@@ -141,8 +141,8 @@ def likelihood_regret(
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
-        >>> _, test = vk.datasets.digits(binarize="threshold")
-        >>> likelihood_regret(model, test[:10], steps=5).shape
+        >>> test = vk.datasets.digits(binarize="threshold")[1].subset(range(10))
+        >>> likelihood_regret(model, test, steps=5).shape
         torch.Size([10])
 
     References:
