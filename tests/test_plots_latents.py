@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,21 @@ def test_points_of_rate_and_distortion_bear_their_beta() -> None:
     named = {text.get_text(): text.xy for text in ax.texts}
     assert named == {"β = 0.5": (9, 10), "β = 1": (5, 20), "β = 4": (1, 30)}
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rate (nats)", "distortion (nats)")
+
+
+def test_names_of_points_that_lie_together_do_not_overlap() -> None:
+    ax = plots.rate_distortion([_point(1, 5, 20), _point(1.1, 4.9, 20.1), _point(4, 1, 30)])
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_the_scale_of_a_small_table_is_named_in_full() -> None:
+    figure = plots.mutual_information(torch.rand(2, 1)).figure
+    figure.canvas.draw()
+    label = figure.axes[1].yaxis.label.get_window_extent()
+    assert label.y0 >= 0
+    assert label.y1 <= figure.bbox.height
 
 
 def test_rate_and_distortion_as_they_are_measured() -> None:

@@ -165,6 +165,14 @@ def test_without_data_and_image_they_go_through_the_mean_of_the_prior() -> None:
     _same(codes, torch.einsum("c,ij->icj", at, torch.eye(4).double()))
 
 
+@pytest.mark.parametrize(("columns", "every"), [(12, 1), (13, 2), (25, 3)])
+def test_of_many_columns_some_are_left_unnamed(columns: int, every: int) -> None:
+    ax = plots.traversals(_model(), rows=1, columns=columns)
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert len(names) == columns
+    assert [bool(name) for name in names] == [i % every == 0 for i in range(columns)]
+
+
 def test_one_latent_dimension_has_one_row() -> None:
     assert _codes(plots.traversals(_model(1)), 1).shape == (1, 11, 1)
 

@@ -88,9 +88,22 @@ def rate_distortion(
     ax = new_axes(ax, (6, 4))
     at = rate[:, 0].numpy(), distortion[:, 0].numpy()
     ax.errorbar(*at, xerr=x_error, yerr=y_error, marker="o", markersize=4, capsize=2)
+    spans = [max(float(np.ptp(each)), 1e-12) for each in at]
+    before, above = None, True
     for point, *place in zip(points, *at, strict=True):
-        beta = f"β = {point.beta:g}"
-        ax.annotate(beta, tuple(place), xytext=(6, 4), textcoords="offset points", fontsize=9)
+        here = np.array(place) / spans
+        # Of two points that lie together, one bears its beta above, the other below.
+        above = not above if before is not None and np.abs(here - before).max() < 0.08 else True
+        ax.annotate(
+            f"β = {point.beta:g}",
+            tuple(place),
+            xytext=(6, 4) if above else (-6, -4),
+            textcoords="offset points",
+            ha="left" if above else "right",
+            va="baseline" if above else "top",
+            fontsize=9,
+        )
+        before = here
     ax.margins(0.16, 0.12)
     ax.set_xlabel("rate (nats)")
     ax.set_ylabel("distortion (nats)")

@@ -295,7 +295,7 @@ def mutual_information(
         raise ValueError(_checks.expected("factor_names", what, len(names)))
     values = information.detach().cpu().double().clamp(min=0).numpy()  # -0.00 is rounding
     most = float(values.max()) or 1.0
-    size = (min(12.0, max(4.0, 1.8 + 0.75 * factors)), min(12.0, 1.2 + 0.32 * dim))
+    size = (min(12.0, max(4.0, 1.8 + 0.75 * factors)), min(12.0, max(2.8, 1.2 + 0.32 * dim)))
     ax = new_axes(ax, size)
     drawn = ax.imshow(values, cmap="Blues", vmin=0, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(values):

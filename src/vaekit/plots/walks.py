@@ -1,5 +1,6 @@
 """What is decoded along paths through the latent space."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -85,7 +86,11 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
     ax = draw_grid(pictures, side, ax, margins=(0.5, 0.5)).ax
     ax.axis("on")
     height, width = ax.get_images()[0].get_size()
-    shown = sorted({0, side // 4, side // 2, (3 * side) // 4, side - 1})
+    # As many on either side of the middle, which an odd number has.
+    count = min(side, 5 + (side + 1) % 2)
+    lower = [int(i * (side - 1) / (count - 1) + 0.5) for i in range(count // 2)]
+    middle = [side // 2] * (count % 2)
+    shown = [*lower, *middle, *(side - 1 - index for index in reversed(lower))]
     middles = np.asarray(shown) + 0.5
     labels = [f"{at[index]:.1f}" for index in shown]
     ax.set_xticks(middles / side * width - 0.5, labels)
@@ -177,7 +182,12 @@ def traversals(
             context = context.repeat_interleave(len(dims), 0)
         pictures = decode_rows(model, z, context)
     grid = draw_grid(pictures, columns, ax, margins=(label_width(names), 0.5))
-    label_grid(grid, names, [f"{float(q):.2g}" for q in quantiles])
+    every = math.ceil(columns / 12)  # more labels would run into each other
+    label_grid(
+        grid,
+        names,
+        [f"{float(q):.2f}" if i % every == 0 else "" for i, q in enumerate(quantiles)],
+    )
     grid.ax.set_xlabel("quantile of the prior")
     return grid.ax
 
