@@ -104,14 +104,36 @@ ax.figure.savefig(args.out / "roc.png", dpi=120)
 # that it knows, and the errors are what it had to change. On MNIST those missed are ones: few
 # pixels, few errors.
 
+
+def draw_errors(groups: dict[str, Tensor], name: str) -> None:
+    """Draw groups of images with what the model makes of them: framed, parted, and named."""
+    images = torch.cat(list(groups.values()))
+    ax = vk.plots.error_map(model, images, n=len(images))
+    height, width = images.shape[-2:]
+    gap = max(1, min(height, width) // 12)
+    for column in range(len(images)):
+        for row in range(3):
+            corner = column * (width + gap) - 0.5, row * (height + gap) - 0.5
+            frame = plt.Rectangle(corner, width, height, fill=False, edgecolor="0.6", clip_on=False)
+            ax.add_patch(frame)
+    start = 0
+    for kind, x in groups.items():
+        left, right = (place * (width + gap) - (gap + 1) / 2 for place in (start, start + len(x)))
+        ax.text((left + right) / 2, -1 - gap, kind, ha="center", va="bottom")
+        if start:
+            ax.axvline(left, color="tab:red", linewidth=2)
+        start += len(x)
+    ax.figure.savefig(args.out / name, dpi=120)
+
+
 order = scores["negative ELBO"].argsort()
 others = order[outside[order] == 1]
-chosen = torch.cat([order[outside[order] == 0][-4:], others[-4:], others[:4]])
-ax = vk.plots.error_map(model, x_test[chosen.to(x_test.device)], n=12)
-ax.set_title("the class, its strangest", loc="left")
-ax.set_title("others, the strangest", loc="center")
-ax.set_title("others, missed", loc="right")
-ax.figure.savefig(args.out / "errors.png", dpi=120)
+groups = {
+    "the class, its strangest": order[outside[order] == 0][-4:],
+    "others, the strangest": others[-4:],
+    "others, missed": others[:4],
+}
+draw_errors({kind: x_test[of.to(x_test.device)] for kind, of in groups.items()}, "errors.png")
 
 # %%
 # Unlike anything
@@ -120,7 +142,8 @@ ax.figure.savefig(args.out / "errors.png", dpi=120)
 # the class that lie below: 1 is caught, 0 is taken for the most ordinary of all. Among the small
 # digits every score catches all of these. With ``--data mnist`` the black image escapes: most of a
 # large image is black anyway, so that reconstruction, ELBO and likelihood find it the most ordinary
-# of all, and only the regret puts it above most of the class. The others are caught there too.
+# of all, and only the regret puts it above most of the class. The others are caught there too. In
+# the picture look at the middle row: whatever the model is shown, it draws the digit that it knows.
 
 normal = x_test[y_test == inlier]
 density = normal.mean().expand(normal.shape)  # as many white pixels as the class has
@@ -138,8 +161,7 @@ for kind, x in strange.items():
     below = [found[name][:, None] > scores[name][outside == 0] for name in scores]
     print_row(kind, [float(share.double().mean()) for share in below])
 
-ax = vk.plots.error_map(model, torch.cat([x[:2] for x in strange.values()]))
-ax.set_title("inverted, noise (half), noise (as many), black, white")
-ax.figure.savefig(args.out / "strange.png", dpi=120)
+names = ("inverted", "noise, half", "noise, as many", "black", "white")
+draw_errors(dict(zip(names, (x[:2] for x in strange.values()), strict=True)), "strange.png")
 print(f"wrote {args.out}/roc.png, errors.png and strange.png")
 plt.show()
