@@ -31,6 +31,7 @@ STATISTICS = {
     "DIP, within",
     "DecomposedKL",
     "FreeBits",
+    "FreeBits, groups",
     "MMD",
     "TotalCorrelation",
 }
