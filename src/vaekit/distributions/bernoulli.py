@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value, sum_event
+from vaekit.distributions.softplus import cross_entropy, softplus
 
 __all__ = ["IndependentBernoulli"]
 
@@ -114,19 +114,15 @@ class IndependentBernoulli(Checked):
         Raises:
             ValueError: As `log_prob`.
         """
-        logits, alike = self.logits, value.shape == self.logits.shape
+        logits = self.logits
         look = self._validate_args and _checks.eager()
-        if self._validate_args and not alike:
+        if self._validate_args and value.shape != logits.shape:
             check_value(self, value)
         if look:
             self._check_support(value)
         if value.dtype != logits.dtype:
             value = value.to(logits.dtype)
-        if alike:
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
-        else:
-            cross_entropy = F.softplus(logits) - value * logits
-        result = sum_event(self, cross_entropy)
+        result = sum_event(self, cross_entropy(logits, value))
         # The sums are fewer to look through; in training it is `fit` that looks at the loss.
         if look and logits.grad_fn is None and math.isnan(result.detach().sum().item()):
             _checks.finite("logits", logits)
@@ -134,7 +130,7 @@ class IndependentBernoulli(Checked):
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Entropy in nats, of shape ``(*batch,)``."""
-        return sum_event(self, F.softplus(self.logits) - self.mean * self.logits)
+        return sum_event(self, softplus(self.logits) - self.mean * self.logits)
 
     def _check_support(self, value: Tensor) -> None:
         if value.dtype == torch.bool or not value.numel():
@@ -153,8 +149,8 @@ class IndependentBernoulli(Checked):
 
 
 def _kl_bernoulli_bernoulli(q: IndependentBernoulli, p: IndependentBernoulli) -> Tensor:
-    cross = F.softplus(p.logits) - q.mean * p.logits
-    own = F.softplus(q.logits) - q.mean * q.logits
+    cross = softplus(p.logits) - q.mean * p.logits
+    own = softplus(q.logits) - q.mean * q.logits
     return sum_event(q, cross - own)
 
 
