@@ -35,7 +35,7 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     # What lies outside cannot be looked up without a network.
-    (r"py:.*", r"(torch|jaxtyping|numpy|collections\.abc|pathlib|abc|types)(\..*)?"),
+    (r"py:.*", r"(torch|jaxtyping|numpy|collections\.abc|pathlib|os|abc|types)(\..*)?"),
     (r"py:class", r"Tensor"),  # as jaxtyping shows it: Float[Tensor, 'batch dim']
     (r"py:class", r"Axes"),  # matplotlib's, which is imported for type checkers alone
     (r"py:class", r"optional"),

@@ -36,7 +36,7 @@ class FactorDataset(ArrayDataset):
 
     An element is the pair of an image and its factor indices. The data set is also a
     `vaekit.metrics.GroundTruth`: the scores of disentanglement draw from it what they need. What
-    `subset` and `split` return are parts of a product and no product themselves; their
+    ``subset`` and ``split`` return are parts of a product and no product themselves; their
     ``factor_sizes`` and `images` are still those of the whole. A part that is a product is made by
     `select`.
 

@@ -68,7 +68,7 @@ class FlowDistribution(Reparameterized):
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
-        """What the last transform can return: all real numbers, of most flows."""
+        """All that the last transform can return, which is all real numbers for most flows."""
         image = self.transforms[-1].codomain if self.transforms else constraints.real
         return constraints.independent(image, len(self.event_shape) - image.event_dim)
 
