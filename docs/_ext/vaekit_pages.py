@@ -58,8 +58,11 @@ class Results(SphinxDirective):
 
     def word(self, value: Any) -> str:
         """Word a value."""
+        digits = self.options.get("digits", 2)
+        if isinstance(value, float) and 0 < abs(value) < 10**-digits:
+            return f"{value:g}"
         if isinstance(value, float):
-            return f"{value:.{self.options.get('digits', 2)}f}"
+            return f"{value:.{digits}f}"
         return "" if value is None else str(value)
 
     def table(self, keys: list[str], rows: list[dict[str, Any]]) -> nodes.table:
