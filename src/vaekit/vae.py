@@ -357,8 +357,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: If the last dimension of ``z`` is not the latent's.
         """
-        mean: Tensor = self._decode(z, context).mean
-        return mean
+        return self._decode(z, context).mean
 
     def forward(
         self, x: Any, samples: int | None = None, context: Context | None = None

@@ -102,8 +102,7 @@ class Chain(Reparameterized):
         check_value(self, value)
         blocks = zip(self.given(value), value.split(self.layout, dim=-1), strict=True)
         first, *rest = (distribution.log_prob(block) for distribution, block in blocks)
-        total: Tensor = sum(rest, first)
-        return total
+        return sum(rest, first)
 
     @property
     def layout(self) -> list[int]:

@@ -121,8 +121,7 @@ class FlowDistribution(Reparameterized):
                 return density
         check_value(self, value)
         noise, log_volume = _through(value, [one.inv for one in reversed(self.transforms)])
-        log_prob: Tensor = self.base.log_prob(noise) + log_volume
-        return log_prob
+        return self.base.log_prob(noise) + log_volume
 
 
 def layers(flow: nn.Module, context: Tensor | None = None) -> list[Transform]:

@@ -297,8 +297,7 @@ def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Ten
     log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
     squared = q.scale_tril.square().sum(-1) + (q.loc - p.mu).square()
     log_ratio = p._log_variance - 2 * log_diagonal
-    by_dimension: Tensor = log_ratio + squared * (-p._log_variance).exp() - 1
-    return 0.5 * by_dimension.sum(-1)
+    return 0.5 * (log_ratio + squared * (-p._log_variance).exp() - 1).sum(-1)
 
 
 def _as_gaussian(distribution: _Independent) -> DiagonalGaussian:

@@ -65,8 +65,7 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
     """
     if isinstance(likelihood, IndependentBernoulli):
         return likelihood.cross_entropy(x)
-    log_prob: Tensor = likelihood.log_prob(x)
-    return -log_prob
+    return -likelihood.log_prob(x)
 
 
 @overload

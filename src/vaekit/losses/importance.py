@@ -99,10 +99,9 @@ def variational_bound(
     if not samples or samples % groups:
         what = f"a number of draws above 0 that {groups} groups share evenly"
         raise ValueError(_checks.expected("log_weights", what, samples))
-    by_group = log_weights.unflatten(0, (groups, samples // groups))
+    by_group: Tensor = log_weights.unflatten(0, (groups, samples // groups))
     if order == 0:
-        elbo: Tensor = by_group.mean((0, 1))
-        return elbo
+        return by_group.mean((0, 1))
     if order == 1:
         bounds = by_group.logsumexp(1) - math.log(samples // groups)
     else:  # next to alpha=1 a logsumexp of the draws has no digits left once it is divided
@@ -111,8 +110,7 @@ def variational_bound(
         ref = ref.where(ref.isfinite(), 0.0)  # the gradient by it would be 0
         powers = (order * (by_group - ref[:, None])).expm1()
         bounds = ref + powers.mean(1).log1p() / order
-    bound: Tensor = bounds.mean(0)
-    return bound
+    return bounds.mean(0)
 
 
 def importance_weighted(
@@ -211,8 +209,7 @@ def _log_ratio(posterior: Distribution, prior: Distribution, z: Tensor) -> Tenso
         hint = "model(x, samples=K) draws them."
         raise ValueError(_checks.expected("z", what, tuple(z.shape), hint))
     check_comparable(posterior, prior)
-    log_ratio: Tensor = prior.log_prob(z) - posterior.log_prob(z)
-    return log_ratio
+    return prior.log_prob(z) - posterior.log_prob(z)
 
 
 def _slope(value: Tensor, z: Tensor, argument: str | None = None) -> Tensor:

@@ -111,8 +111,7 @@ class Objective(nn.Module):
             values[name] if weight == 1 else weight * values[name]
             for name, weight in weights.items()
         ]
-        total: Tensor = sum(weighed[1:], weighed[0])
-        return total
+        return sum(weighed[1:], weighed[0])
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."], step: int = 0) -> Loss:
         """Return the total and every named term.

@@ -105,14 +105,13 @@ class _Adversarial(Term):
         flat = z.reshape(-1, z.shape[-1])
         if held:
             fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-            logits = functional_call(self.discriminator, fixed, (flat,))
+            logits: Tensor = functional_call(self.discriminator, fixed, (flat,))
         else:
             logits = self.discriminator(flat)
         if logits.numel() != len(flat):
             what = "one logit for each element"
             raise ValueError(_checks.expected("discriminator", what, tuple(logits.shape)))
-        shaped: Tensor = logits.reshape(z.shape[:-1])
-        return shaped
+        return logits.reshape(z.shape[:-1])
 
     def _options(self) -> dict[str, object]:
         return {"discriminator": self._shown}
