@@ -289,7 +289,8 @@ def _kl_independent_gaussian(q: _Independent, p: DiagonalGaussian) -> Tensor:
 
 
 def _kl_gaussian_multivariate(q: DiagonalGaussian, p: MultivariateNormal) -> Tensor:
-    return kl_divergence(_as_multivariate(q), p)
+    scale_tril = torch.diag_embed(q.stddev)
+    return kl_divergence(MultivariateNormal(q.mu, scale_tril=scale_tril, validate_args=False), p)
 
 
 def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Tensor:
@@ -310,11 +311,6 @@ def _as_independent(distribution: DiagonalGaussian) -> _Independent:
     return Independent(normal, len(distribution.event_shape), validate_args=False)
 
 
-def _as_multivariate(distribution: DiagonalGaussian) -> MultivariateNormal:
-    scale_tril = torch.diag_embed(distribution.stddev)
-    return MultivariateNormal(distribution.mu, scale_tril=scale_tril, validate_args=False)
-
-
 def refuse_gaussian(kind: type[Distribution], what: str) -> None:
     """Refuse a divergence from a Gaussian, which shares no base measure with this kind."""
 
@@ -325,12 +321,9 @@ def refuse_gaussian(kind: type[Distribution], what: str) -> None:
     register_kl(kind, DiagonalGaussian)(refuse)
 
 
-for _q, _p, _kl in (
-    (DiagonalGaussian, DiagonalGaussian, _kl_gaussian_gaussian),
-    (DiagonalGaussian, StandardGaussian, _kl_gaussian_standard),
-    (DiagonalGaussian, Independent, _kl_gaussian_independent),
-    (Independent, DiagonalGaussian, _kl_independent_gaussian),
-    (DiagonalGaussian, MultivariateNormal, _kl_gaussian_multivariate),
-    (MultivariateNormal, DiagonalGaussian, _kl_multivariate_gaussian),
-):
-    register_kl(_q, _p)(_kl)
+register_kl(DiagonalGaussian, DiagonalGaussian)(_kl_gaussian_gaussian)
+register_kl(DiagonalGaussian, StandardGaussian)(_kl_gaussian_standard)
+register_kl(DiagonalGaussian, Independent)(_kl_gaussian_independent)
+register_kl(Independent, DiagonalGaussian)(_kl_independent_gaussian)
+register_kl(DiagonalGaussian, MultivariateNormal)(_kl_gaussian_multivariate)
+register_kl(MultivariateNormal, DiagonalGaussian)(_kl_multivariate_gaussian)
