@@ -127,14 +127,16 @@ def _shape(likelihood: Likelihood) -> torch.Size:
     return likelihood.shape
 
 
-def _model(
+def _recipe(
     likelihood: Likelihood,
     latent: Any,
     nets: Nets,
+    objective: "Objective | Term",
     prior: Callable[[], Distribution] | None = None,
-) -> VAE:
+) -> Recipe:
     encoder = Encoder(nets.encoder(_shape(likelihood), latent.num_params), latent)
-    return VAE(encoder, Decoder(_decoding(likelihood, latent.dim, nets), likelihood), prior)
+    decoder = Decoder(_decoding(likelihood, latent.dim, nets), likelihood)
+    return Recipe(VAE(encoder, decoder, prior), Objective() + objective)
 
 
 def _decoding(likelihood: Likelihood, size: int, nets: Nets) -> networks.Network:
@@ -159,15 +161,11 @@ def _two(argument: str, values: Sequence[_N]) -> tuple[_N, _N]:
     return values[0], values[1]
 
 
-def _made(model: VAE, objective: "Objective | Term") -> Recipe:
-    return Recipe(model, objective if isinstance(objective, Objective) else 1 * objective)
-
-
 def _gaussian(
     likelihood: Likelihood, latent_dim: int, nets: Nets, objective: "Objective | Term"
 ) -> Recipe:
     """Make a VAE of a diagonal Gaussian and a standard normal, trained by any objective."""
-    return _made(_model(likelihood, GaussianLatent(latent_dim), nets), objective)
+    return _recipe(likelihood, GaussianLatent(latent_dim), nets, objective)
 
 
 def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -189,8 +187,7 @@ def autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -
         G. E. Hinton and R. R. Salakhutdinov, *Reducing the Dimensionality of Data with Neural
         Networks*, 2006.
     """
-    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
-    return _made(model, Reconstruction())
+    return _recipe(likelihood, latents.DeterministicLatent(latent_dim), nets, Reconstruction())
 
 
 def denoising_autoencoder(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -331,9 +328,8 @@ def annealed_vae(
     References:
         S. R. Bowman et al., *Generating Sentences from a Continuous Space*, 2016, section 3.1.
     """
-    return _gaussian(
-        likelihood, latent_dim, nets, Reconstruction() + schedules.Linear(0, 1, steps) * KL()
-    )
+    rising = schedules.Linear(0, 1, steps)
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + rising * KL())
 
 
 def capacity_vae(
@@ -369,9 +365,8 @@ def capacity_vae(
     References:
         C. P. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, equation 8.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    rising = schedules.Linear(0, capacity, steps)
-    return _made(model, Reconstruction() + gamma * objectives.Capacity(rising))
+    held = objectives.Capacity(schedules.Linear(0, capacity, steps))
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + gamma * held)
 
 
 def beta_tcvae(
@@ -401,12 +396,8 @@ def beta_tcvae(
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 4.
     """
-    return _gaussian(
-        likelihood,
-        latent_dim,
-        nets,
-        Reconstruction() + objectives.DecomposedKL(total_correlation=beta),
-    )
+    kl = objectives.DecomposedKL(total_correlation=beta)
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + kl)
 
 
 def factor_vae(
@@ -434,9 +425,8 @@ def factor_vae(
     References:
         H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, equation 2 and algorithm 2.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    penalty = gamma * objectives.AdversarialTotalCorrelation(latent_dim)
-    return _made(model, Reconstruction() + KL() + penalty)
+    model, objective = vae(likelihood, latent_dim, nets=nets)
+    return Recipe(model, objective + gamma * objectives.AdversarialTotalCorrelation(latent_dim))
 
 
 def dip_vae_i(
@@ -471,12 +461,8 @@ def dip_vae_i(
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
         Concepts from Unlabeled Observations*, 2018, equation 6.
     """
-    return _gaussian(
-        likelihood,
-        latent_dim,
-        nets,
-        Reconstruction() + KL() + objectives.DIP(off_diagonal, diagonal),
-    )
+    model, objective = vae(likelihood, latent_dim, nets=nets)
+    return Recipe(model, objective + objectives.DIP(off_diagonal, diagonal))
 
 
 def dip_vae_ii(
@@ -511,9 +497,8 @@ def dip_vae_ii(
         A. Kumar, P. Sattigeri and A. Balakrishnan, *Variational Inference of Disentangled Latent
         Concepts from Unlabeled Observations*, 2018, equation 7.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    penalty = objectives.DIP(off_diagonal, diagonal, within=True)
-    return _made(model, Reconstruction() + KL() + penalty)
+    model, objective = vae(likelihood, latent_dim, nets=nets)
+    return Recipe(model, objective + objectives.DIP(off_diagonal, diagonal, within=True))
 
 
 def info_vae(
@@ -550,9 +535,8 @@ def info_vae(
     if not 1 - scale <= alpha <= 1:
         what = "at most 1, and at least 1 - scale"
         raise ValueError(_checks.expected("alpha", what, f"{alpha} with scale={scale}"))
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    matched = (alpha + scale - 1) * objectives.MMD()
-    return _made(model, Reconstruction() + (1 - alpha) * KL() + matched)
+    divergences = (1 - alpha) * KL() + (alpha + scale - 1) * objectives.MMD()
+    return _gaussian(likelihood, latent_dim, nets, Reconstruction() + divergences)
 
 
 def wae(
@@ -579,8 +563,8 @@ def wae(
     References:
         I. Tolstikhin et al., *Wasserstein Auto-Encoders*, 2018, algorithm 2.
     """
-    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + scale * objectives.MMD())
+    model, objective = autoencoder(likelihood, latent_dim, nets=nets)
+    return Recipe(model, objective + scale * objectives.MMD())
 
 
 def aae(
@@ -608,8 +592,8 @@ def aae(
     References:
         A. Makhzani et al., *Adversarial Autoencoders*, 2015, section 2.
     """
-    model = _model(likelihood, latents.DeterministicLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + scale * objectives.AdversarialPrior(latent_dim))
+    model, objective = autoencoder(likelihood, latent_dim, nets=nets)
+    return Recipe(model, objective + scale * objectives.AdversarialPrior(latent_dim))
 
 
 def iwae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -690,9 +674,8 @@ def ciwae(
     """
     if not 0 <= beta <= 1:
         raise ValueError(_checks.expected("beta", "a number from 0 to 1", beta))
-    model = _model(likelihood, GaussianLatent(latent_dim), nets)
-    bound = objectives.ImportanceWeighted()
-    return _made(model, beta * (Reconstruction() + KL("monte_carlo")) + (1 - beta) * bound)
+    elbo, bound = Reconstruction() + KL("monte_carlo"), objectives.ImportanceWeighted()
+    return _gaussian(likelihood, latent_dim, nets, beta * elbo + (1 - beta) * bound)
 
 
 def stl(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -816,11 +799,9 @@ def vamp_vae(
     References:
         J. M. Tomczak and M. Welling, *VAE with a VampPrior*, 2018, section 3.
     """
-    latent = GaussianLatent(latent_dim)
-    encoder = Encoder(nets.encoder(_shape(likelihood), latent.num_params), latent)
-    decoder = Decoder(_decoding(likelihood, latent_dim, nets), likelihood)
-    model = VAE(encoder, decoder, priors.VampPrior(encoder, pseudo_inputs))
-    return _made(model, Reconstruction() + KL())
+    model, objective = vae(likelihood, latent_dim, nets=nets)
+    model.prior = priors.VampPrior(model.encoder, pseudo_inputs)
+    return Recipe(model, objective)
 
 
 def flow_posterior_vae(
@@ -849,8 +830,8 @@ def flow_posterior_vae(
         D. P. Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*,
         2016, algorithm 1.
     """
-    model = _model(likelihood, latents.FlowLatent(latent_dim, context), nets)
-    return _made(model, Reconstruction() + KL())
+    latent = latents.FlowLatent(latent_dim, context)
+    return _recipe(likelihood, latent, nets, Reconstruction() + KL())
 
 
 def flow_prior_vae(
@@ -877,8 +858,8 @@ def flow_prior_vae(
     References:
         X. Chen et al., *Variational Lossy Autoencoder*, 2017, section 3.2.
     """
-    model = _model(likelihood, GaussianLatent(latent_dim), nets, priors.FlowPrior(flow))
-    return _made(model, Reconstruction() + KL())
+    latent, prior = GaussianLatent(latent_dim), priors.FlowPrior(flow)
+    return _recipe(likelihood, latent, nets, Reconstruction() + KL(), prior)
 
 
 def categorical_vae(
@@ -916,7 +897,7 @@ def categorical_vae(
         section 2.
     """
     latent = latents.CategoricalLatent(variables, classes, temperature, hard)
-    return _made(_model(likelihood, latent, nets), Reconstruction() + KL())
+    return _recipe(likelihood, latent, nets, Reconstruction() + KL())
 
 
 def joint_vae(
@@ -972,7 +953,7 @@ def joint_vae(
     ends = continuous, min(other, math.log(classes))
     rising = [schedules.Linear(0, end, steps) for end in ends]
     held = objectives.Capacity(rising, groups=[latent_dim, classes])
-    return _made(_model(likelihood, latent, nets), Reconstruction() + gamma * held)
+    return _recipe(likelihood, latent, nets, Reconstruction() + gamma * held)
 
 
 def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = _MLP) -> Recipe:
@@ -995,8 +976,8 @@ def hyperspherical_vae(likelihood: Likelihood, latent_dim: int, *, nets: Nets = 
         T. R. Davidson et al., *Hyperspherical Variational Auto-Encoders*, 2018; N. De Cao and
         W. Aziz, *The Power Spherical distribution*, 2020, section 3.
     """
-    model = _model(likelihood, latents.PowerSphericalLatent(latent_dim), nets)
-    return _made(model, Reconstruction() + KL())
+    latent = latents.PowerSphericalLatent(latent_dim)
+    return _recipe(likelihood, latent, nets, Reconstruction() + KL())
 
 
 def vq_vae(
@@ -1033,8 +1014,9 @@ def vq_vae(
         A. van den Oord, O. Vinyals and K. Kavukcuoglu, *Neural Discrete Representation Learning*,
         2017, equation 3 and appendix A.1.
     """
-    model = _model(likelihood, latents.VectorQuantizedLatent(latent_dim, codes, variables), nets)
-    return _made(model, Reconstruction() + commitment * objectives.Commitment())
+    latent = latents.VectorQuantizedLatent(latent_dim, codes, variables)
+    objective = Reconstruction() + commitment * objectives.Commitment()
+    return _recipe(likelihood, latent, nets, objective)
 
 
 def cvae(
@@ -1075,7 +1057,7 @@ def cvae(
     reading = networks.Conditioned(encoding, classes)
     decoding = networks.Conditioned(_decoding(likelihood, latent_dim + classes, nets), classes)
     model = VAE(Encoder(reading, latent), Decoder(decoding, likelihood), prior)
-    return _made(model, Reconstruction() + KL())
+    return Recipe(model, Reconstruction() + KL())
 
 
 def two_layer_vae(
@@ -1116,7 +1098,7 @@ def two_layer_vae(
     encoder = networks.mlp(_shape(likelihood).numel(), wide, 2 * low, activation=activation)
     decoder = networks.mlp(low, wide, likelihood.num_params, activation=activation)
     reading = Decoder(networks.FirstOf(decoder, low + high), likelihood)
-    return _made(VAE(Encoder(encoder, latent), reading, prior), Reconstruction() + KL())
+    return Recipe(VAE(Encoder(encoder, latent), reading, prior), Reconstruction() + KL())
 
 
 def ladder_vae(
@@ -1155,4 +1137,4 @@ def ladder_vae(
     encoder = networks.Rungs(_shape(likelihood).numel(), hidden, [2 * size for size in latent_dims])
     decoder = networks.mlp(latent_dims[0], hidden[:1], likelihood.num_params)
     reading = Decoder(networks.FirstOf(decoder, sum(latent_dims)), likelihood)
-    return _made(VAE(Encoder(encoder, Ladder(prior)), reading, prior), Reconstruction() + KL())
+    return Recipe(VAE(Encoder(encoder, Ladder(prior)), reading, prior), Reconstruction() + KL())
