@@ -7,6 +7,7 @@ objectives and the metrics need not know of the layers. The decoder reads the lo
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -20,27 +21,28 @@ __all__ = ["BottomUp", "Ladder", "TopDown"]
 
 
 class _Layers(nn.Module):
-    """Networks from each layer to the next, whose outputs are the halves of Gaussians."""
+    """Networks from each layer to the next, whose outputs are the halves of Gaussians.
 
-    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+    They are checked, where they tell their sizes, against the layers in drawing order.
+    """
+
+    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module], *, down: bool) -> None:
         super().__init__()
         self.sizes = [_checks.positive_int("sizes", size) for size in sizes]
         if len(self.sizes) < 2 or len(nets) != len(self.sizes) - 1:
             what = "one network between each two layers, of which there are two at least"
             got = f"{len(nets)} for {len(self.sizes)} layers"
             raise ValueError(_checks.expected("nets", what, got))
-        self.nets = nn.ModuleList(nets)
-        self.dim = sum(self.sizes)
-
-    def _check(self, order: Sequence[int]) -> None:
-        """Check the networks' sizes, where they tell them, against layers in drawing order."""
-        for net, size_in, size_out in zip(self.nets, order, order[1:], strict=False):
+        order = self.sizes[::-1] if down else self.sizes
+        for net, (size_in, size_out) in zip(nets, pairwise(order), strict=True):
             shapes = [getattr(net, name, None) for name in ("in_shape", "out_shape")]
             wanted = (size_in, 2 * size_out)
             if None not in shapes and tuple(shape.numel() for shape in shapes) != wanted:  # type: ignore[union-attr]
                 what = f"a network of {size_in} values to {2 * size_out}"
                 got = f"{shapes[0]} to {shapes[1]}"
                 raise ValueError(_checks.expected("nets", what, got))
+        self.nets = nn.ModuleList(nets)
+        self.dim = sum(self.sizes)
 
     def extra_repr(self) -> str:
         """Show the number of dimensions of each layer."""
@@ -76,8 +78,7 @@ class TopDown(_Layers):
     _zeros: Tensor
 
     def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
-        super().__init__(sizes, nets)
-        self._check(self.sizes[::-1])
+        super().__init__(sizes, nets, down=True)
         self.register_buffer("_zeros", torch.zeros(self.sizes[-1]), persistent=False)
 
     def conditional(self, layer: int, above: Float[Tensor, "*batch above"]) -> DiagonalGaussian:
@@ -120,8 +121,7 @@ class BottomUp(_Layers):
     """
 
     def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
-        super().__init__(sizes, nets)
-        self._check(self.sizes)
+        super().__init__(sizes, nets, down=False)
         self.num_params = 2 * self.sizes[0]
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> Chain:
@@ -179,7 +179,12 @@ class Ladder(nn.Module):
         return Chain(first, conditionals, self.sizes[::-1], reverse=True)
 
     def _merged(self, said: DiagonalGaussian, layer: int, above: Tensor) -> DiagonalGaussian:
-        return _merge(said, self.prior.conditional(layer, above))
+        """Multiply what the data say and the prior's layer, each weighed by its precision."""
+        mu, logvar = said
+        prior_mu, prior_logvar = self.prior.conditional(layer, above)
+        merged = -torch.logaddexp(-logvar, -prior_logvar)
+        weight = (merged - logvar).exp()  # of the first; the other's is what is left
+        return DiagonalGaussian(weight * mu + (1 - weight) * prior_mu, merged)
 
     def extra_repr(self) -> str:
         """Show the number of dimensions of each layer."""
@@ -190,12 +195,3 @@ def _given(net: nn.Module, z: Tensor) -> DiagonalGaussian:
     """Return the Gaussian that a network makes of each vector, however they are arranged."""
     params: Tensor = net(z.reshape(-1, z.shape[-1]))  # else (B, 1, size) were one event of a batch
     return DiagonalGaussian.of_halves(params.reshape(*z.shape[:-1], -1))
-
-
-def _merge(one: DiagonalGaussian, other: DiagonalGaussian) -> DiagonalGaussian:
-    """Multiply two Gaussians, each weighed by its precision."""
-    mu, logvar = one
-    prior_mu, prior_logvar = other
-    merged = -torch.logaddexp(-logvar, -prior_logvar)
-    weight = (merged - logvar).exp()  # of the first; the other's is what is left
-    return DiagonalGaussian(weight * mu + (1 - weight) * prior_mu, merged)
