@@ -448,16 +448,12 @@ class DiscretizedLogistic(Likelihood):
         parts = self._stack(params).movedim(-len(self.shape) - 1, -1)
         mu, log_scale, *logits = parts.split(self.components, dim=-1)
         log_scale = bounded(log_scale, low=-math.log(self.levels - 1) - 2)
-        base: Distribution
-        if logits:
-            base = td.MixtureSameFamily(
-                td.Categorical(logits=logits[0], validate_args=False),
-                univariate.DiscretizedLogistic(mu, log_scale, self.levels),
-                validate_args=False,
-            )
-        else:
+        if not logits:
             mu, log_scale = mu.squeeze(-1), log_scale.squeeze(-1)
-            base = univariate.DiscretizedLogistic(mu, log_scale, self.levels)
+        base: Distribution = univariate.DiscretizedLogistic(mu, log_scale, self.levels)
+        if logits:
+            weights = td.Categorical(logits=logits[0], validate_args=False)
+            base = td.MixtureSameFamily(weights, base, validate_args=False)
         return self._observed(base, self._values, params)
 
     def extra_repr(self) -> str:
