@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import alike
 from vaekit.distributions import StandardGaussian, detached
+from vaekit.distributions.chains import tempered
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import Context, as_context
@@ -431,10 +432,7 @@ class VAE(nn.Module):
             raise ValueError(_checks.expected("context", f"{n}, one for each", len(context)))
         prior = self._ask(self.prior, context)
         if _checks.number("temperature", temperature, above=0) != 1:
-            if not hasattr(prior, "tempered"):
-                what = f"1, since {prior!r} has no standard deviation to multiply"
-                raise TypeError(_checks.expected("temperature", what, temperature))
-            prior = prior.tempered(temperature)
+            prior = tempered(prior, temperature)
         with _drawing_from(generator):
             z = prior.sample(() if prior.batch_shape else (n,))
         if generator is not None and generator.device.type != z.device.type:

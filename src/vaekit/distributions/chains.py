@@ -13,7 +13,7 @@ from vaekit import _checks
 from vaekit.distributions.events import check_value
 from vaekit.distributions.supports import Reparameterized
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "tempered"]
 
 
 class Chain(Reparameterized):
@@ -78,7 +78,7 @@ class Chain(Reparameterized):
             TypeError: If a block cannot be tempered; at once for the first, at a draw for others.
         """
         conditionals = [partial(_tempered, each, temperature) for each in self.conditionals]
-        first = _cooler(self.first, temperature)
+        first = tempered(self.first, temperature)
         return Chain(first, conditionals, self.sizes, reverse=self.reverse)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
@@ -137,12 +137,21 @@ class Chain(Reparameterized):
 def _tempered(
     conditional: Callable[[Tensor], Distribution], temperature: float, z: Tensor
 ) -> Distribution:
-    return _cooler(conditional(z), temperature)
+    return tempered(conditional(z), temperature)
 
 
-def _cooler(distribution: Any, temperature: float) -> Distribution:
+def tempered(distribution: Any, temperature: float) -> Distribution:
+    """Return a distribution with its standard deviations multiplied, where it has any.
+
+    Args:
+        distribution: The distribution.
+        temperature: What they are multiplied by.
+
+    Raises:
+        TypeError: If it has none that could be.
+    """
     if not hasattr(distribution, "tempered"):
         what = f"1, since {distribution!r} has no standard deviation to multiply"
         raise TypeError(_checks.expected("temperature", what, temperature))
-    tempered: Distribution = distribution.tempered(temperature)
-    return tempered
+    cooler: Distribution = distribution.tempered(temperature)
+    return cooler
