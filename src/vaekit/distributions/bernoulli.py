@@ -46,6 +46,8 @@ class IndependentBernoulli(Checked):
         tensor(-11.0904)
     """
 
+    _flags = ("grey_levels",)
+
     def __init__(
         self,
         logits: Float[Tensor, "*shape"],
@@ -57,9 +59,6 @@ class IndependentBernoulli(Checked):
         batch_ndims = logits.ndim - event_ndims
         shapes = logits.shape[:batch_ndims], logits.shape[batch_ndims:]
         super().__init__(*shapes, validate_args=validate_args)
-
-    def _extra_repr(self) -> str:
-        return ", grey_levels=True" * self.grey_levels
 
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:
@@ -120,9 +119,7 @@ class IndependentBernoulli(Checked):
             check_value(self, value)
         if look:
             self._check_support(value)
-        if value.dtype != logits.dtype:
-            value = value.to(logits.dtype)
-        result = sum_event(self, cross_entropy(logits, value))
+        result = sum_event(self, cross_entropy(logits, value.to(logits.dtype)))
         # The sums are fewer to look through; in training it is `fit` that looks at the loss.
         if look and logits.grad_fn is None and math.isnan(result.detach().sum().item()):
             _checks.finite("logits", logits)

@@ -91,6 +91,8 @@ class RelaxedCategorical(Reparameterized):
         sections 2.1 and 2.2.
     """
 
+    _flags = ("hard",)
+
     def __init__(
         self,
         logits: Float[Tensor, "*batch variables classes"],
@@ -112,9 +114,6 @@ class RelaxedCategorical(Reparameterized):
     def support(self) -> constraints.Constraint:
         """One-hot vectors side by side; relaxed, points of the simplex."""
         return _OneHots(self.logits.shape[-1], self.hard)
-
-    def _extra_repr(self) -> str:
-        return ", hard=True" * self.hard
 
     @property
     def log_probs(self) -> Tensor:
@@ -206,6 +205,8 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         C. J. Maddison, A. Mnih and Y. W. Teh, *The Concrete Distribution*, 2017, appendix B.
     """
 
+    _flags = ("hard",)
+
     def __init__(
         self,
         logits: Float[Tensor, "*batch dim"],
@@ -224,9 +225,6 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         """Zeros and ones; relaxed, all that lies between them."""
         values = constraints.boolean if self.hard else constraints.unit_interval
         return constraints.independent(values, 1)
-
-    def _extra_repr(self) -> str:
-        return ", hard=True" * self.hard
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedBernoulli":
         """Return the same distribution over a larger batch."""

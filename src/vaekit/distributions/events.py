@@ -20,14 +20,12 @@ class Checked(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     _validate_args = True
+    _flags: ClassVar[tuple[str, ...]] = ()  # what a kind shows beside its shapes, where it is True
 
     def __repr__(self) -> str:
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"{type(self).__name__}({shapes}{self._extra_repr()})"
-
-    def _extra_repr(self) -> str:
-        """Return what a kind shows beside its shapes."""
-        return ""
+        flags = "".join(f", {flag}=True" for flag in self._flags if getattr(self, flag))
+        return f"{type(self).__name__}({shapes}{flags})"
 
 
 def log_prob_by_dimension(
