@@ -67,8 +67,9 @@ class Objective(nn.Module):
         self._pairs = list(terms)
         self._stepping = [term for term, _ in terms if type(term).set_step is not Term.set_step]
         plain = all(type(term).weights is Term.weights for term, _ in terms)
-        self._constant = plain and not any(callable(weight) for _, weight in terms)
-        self._weights = self._weights_at(0) if self._constant else {}
+        self._constant: dict[str, float] | None = None
+        if plain and not any(callable(weight) for _, weight in terms):
+            self._constant = self.weights()
 
     @property
     def pairs(self) -> "list[tuple[Term, Weight]]":
@@ -81,9 +82,8 @@ class Objective(nn.Module):
         Raises:
             ValueError: If a schedule returns a negative number, or one that is not finite.
         """
-        return dict(self._weights) if self._constant else self._weights_at(step)
-
-    def _weights_at(self, step: int) -> dict[str, float]:
+        if self._constant is not None:
+            return dict(self._constant)
         found = {}
         for term, weight in self._pairs:
             outer = _at(weight, step, term)
@@ -106,10 +106,9 @@ class Objective(nn.Module):
 
     def total(self, values: Mapping[str, Tensor], step: int = 0) -> Float[Tensor, ""]:
         """Weigh the named terms and add them up."""
-        weights = self._weights if self._constant else self._weights_at(step)
         weighed = [
             values[name] if weight == 1 else weight * values[name]
-            for name, weight in weights.items()
+            for name, weight in self.weights(step).items()
         ]
         return sum(weighed[1:], weighed[0])
 
