@@ -467,12 +467,9 @@ class VectorQuantizedLatent(Latent):
             raise ValueError(_checks.expected("variables", f"a divisor of dim={dim}", variables))
         super().__init__(dim, dim)
         self.variables = variables
-        if isinstance(codebook, nn.Module):
-            self.quantizer = codebook
-        else:
-            self.quantizer = _vector_quantizer(
-                dim // variables, _checks.positive_int("codebook", codebook)
-            )
+        if not isinstance(codebook, nn.Module):
+            codebook = _vector_quantizer(dim // variables, codebook)
+        self.quantizer = codebook
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> PointMass:
         """Return the point mass at the nearest codes."""
@@ -491,6 +488,7 @@ class VectorQuantizedLatent(Latent):
 
 
 def _vector_quantizer(dim: int, codes: int) -> nn.Module:
+    _checks.positive_int("codebook", codes)
     try:
         from vector_quantize_pytorch import VectorQuantize
     except ImportError as error:
