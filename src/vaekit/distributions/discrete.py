@@ -19,8 +19,7 @@ __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
 
 
 def _gumbel(like: Tensor, sample_shape: Sequence[int]) -> Tensor:
-    shape = torch.Size(sample_shape) + like.shape
-    exponential = torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
+    exponential = like.new_empty(torch.Size(sample_shape) + like.shape).exponential_()
     return -exponential.clamp_min(torch.finfo(like.dtype).tiny).log()
 
 

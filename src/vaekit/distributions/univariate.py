@@ -48,10 +48,8 @@ class _Univariate(Distribution):
         return type(self)(*(param.expand(torch.Size(batch_shape)) for param in self._params))
 
     def _uniform(self, sample_shape: Sequence[int]) -> Tensor:
-        like = self._params[0]
-        return torch.rand(
-            torch.Size(sample_shape) + like.shape, dtype=like.dtype, device=like.device
-        )
+        like = self._params[0].expand(torch.Size(sample_shape) + self.batch_shape)
+        return torch.rand_like(like, memory_format=torch.contiguous_format)
 
 
 class Categorical(td.Categorical):
