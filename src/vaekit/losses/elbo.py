@@ -300,16 +300,13 @@ def decompose_kl(
 def _posterior_and_prior(
     posterior: Distribution | Tensor, prior: Distribution | Tensor | None
 ) -> tuple[Distribution, Distribution]:
-    if isinstance(posterior, Tensor) and isinstance(prior, Tensor):
-        return DiagonalGaussian(posterior, prior), StandardGaussian(
-            posterior.new_zeros(posterior.shape[-1:])
-        )
     if isinstance(posterior, Tensor):
-        what = "logvar, a tensor like mu"
-        raise TypeError(_checks.expected("prior", what, type(prior).__name__))
+        if not isinstance(prior, Tensor):
+            what = "logvar, a tensor like mu"
+            raise TypeError(_checks.expected("prior", what, type(prior).__name__))
+        posterior, prior = DiagonalGaussian(posterior, prior), None
     if prior is None:
-        mean = posterior.mean
-        zeros = mean.new_zeros(posterior.event_shape)
+        zeros = posterior.mean.new_zeros(posterior.event_shape)
         return posterior, StandardGaussian(zeros, len(posterior.event_shape))
     if isinstance(prior, Tensor):
         raise TypeError(_checks.expected("prior", "a distribution, as posterior is", "a tensor"))
