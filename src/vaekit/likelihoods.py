@@ -97,13 +97,10 @@ class Likelihood(nn.Module, ABC):
         raise ValueError(_checks.expected("params", what, tuple(params.shape)))
 
     def _stack(self, params: Tensor) -> Tensor:
-        """Part the parameters of each value, as ``(*batch, params_per_value, *shape)``."""
-        stack: Tensor = self._shaped(params).unflatten(-len(self.shape), (-1, self.shape[0]))
-        return stack
-
-    def _parts(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Part the parameters of each value, each of them ``(*batch, *shape)``."""
-        return self._stack(params).unbind(-len(self.shape) - 1)
+        """Part the parameters of each value, as ``(*batch, *shape, params_per_value)``."""
+        n = len(self.shape)
+        stack: Tensor = self._shaped(params).unflatten(-n, (-1, self.shape[0]))
+        return stack.movedim(-n - 1, -1)
 
     def _observed(self, base: Distribution, values: Values, *params: Tensor) -> Observed:
         return Observed(base, len(self.shape), values, *params)
@@ -199,7 +196,7 @@ class _LocationScale(Likelihood):
     def forward(self, params: Float[Tensor, "..."]) -> Distribution:
         """Return the distribution whose locations are the parameters, or the first half of them."""
         if self._sigma == "per_pixel":
-            return self._around(*self._parts(params))
+            return self._around(*self._stack(params).unbind(-1))
         mu, logvar = self._shaped(params), self.logvar
         if logvar is None:
             dtype = torch.promote_types(mu.dtype, torch.float32)  # half precision would round it
@@ -445,8 +442,7 @@ class DiscretizedLogistic(Likelihood):
 
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution that the means, log-scales and logits stand for."""
-        parts = self._stack(params).movedim(-len(self.shape) - 1, -1)
-        mu, log_scale, *logits = parts.split(self.components, dim=-1)
+        mu, log_scale, *logits = self._stack(params).split(self.components, dim=-1)
         log_scale = bounded(log_scale, low=-math.log(self.levels - 1) - 2)
         if not logits:
             mu, log_scale = mu.squeeze(-1), log_scale.squeeze(-1)
@@ -503,8 +499,7 @@ class Categorical(Likelihood):
 
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution whose logits are the parameters."""
-        logits = self._stack(params).movedim(-len(self.shape) - 1, -1)
-        base = univariate.Categorical(logits=logits, validate_args=False)
+        base = univariate.Categorical(logits=self._stack(params), validate_args=False)
         return self._observed(base, self._values, params)
 
     def extra_repr(self) -> str:
@@ -589,7 +584,7 @@ class NegativeBinomial(Likelihood):
 
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution of these means and inverse dispersions."""
-        log_mean, log_r = (bounded(_wide(part)) for part in self._parts(params))
+        log_mean, log_r = (bounded(_wide(part)) for part in self._stack(params).unbind(-1))
         return self._observed(univariate.NegativeBinomial(log_mean, log_r), _COUNTS, params)
 
 
