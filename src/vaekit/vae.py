@@ -475,7 +475,7 @@ class VAE(nn.Module):
             raise ValueError(_checks.expected("x", what, got))
         x, _, y = datasets.unpack(batch)
         if context is None and self.takes_context and y is not None:
-            context = as_context(y, x.device)
+            context = as_context(y).to(x.device)
         return x, context
 
     @torch.no_grad()
@@ -491,10 +491,8 @@ class VAE(nn.Module):
             what = "none for a data set, whose labels are the context"
             raise TypeError(_checks.expected("context", what, f"a {type(context).__name__}"))
         at = next(self.parameters(), torch.empty(0)).device
-        parts = []
-        for batch in datasets.batches(data):
-            x, context = self._unpacked((batch.x.to(at), batch.y), None)
-            parts.append(function(x, None if context is None else as_context(context).to(at)))
+        pairs = ((batch.x.to(at), batch.y) for batch in datasets.batches(data))
+        parts = [function(*self._unpacked(pair, None)) for pair in pairs]
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
 
 
