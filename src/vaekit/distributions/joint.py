@@ -97,14 +97,12 @@ class Joint(Checked):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with the gradients of the parts."""
-        shape = torch.Size(sample_shape)
-        return self._joined([part.rsample(shape) for part in self.parts])
+        return self._joined([part.rsample(torch.Size(sample_shape)) for part in self.parts])
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, without a gradient."""
-        shape = torch.Size(sample_shape)
-        return self._joined([part.sample(shape) for part in self.parts])
+        return self._joined([part.sample(torch.Size(sample_shape)) for part in self.parts])
 
     def log_prob_by_dimension(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density of each dimension by itself, in nats, where each part has them."""
