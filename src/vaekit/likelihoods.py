@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _REAL = Values("finite values")
+_UNIT = Values("values in [0, 1]", low=0, high=1)
 _COUNTS = Values("whole numbers from 0", low=0, steps=1)
 
 
@@ -387,8 +388,7 @@ class ContinuousBernoulli(Likelihood):
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution whose natural parameters these are."""
         eta = self._shaped(params)
-        base = univariate.ContinuousBernoulli(eta)
-        return self._observed(base, Values("values in [0, 1]", low=0, high=1), params)
+        return self._observed(univariate.ContinuousBernoulli(eta), _UNIT, params)
 
 
 class DiscretizedLogistic(Likelihood):

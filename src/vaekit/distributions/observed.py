@@ -1,6 +1,7 @@
 """What the distributions of data share: values told apart from others, and errors in our words."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from vaekit.distributions.supports import check_inside
 __all__ = ["CalibratedGaussian", "Observed", "Values"]
 
 
+@dataclass(eq=False)
 class Values(constraints.Constraint):
     """The values that data may have, and the words for them.
 
@@ -30,14 +32,10 @@ class Values(constraints.Constraint):
         tensor([ True, False, False])
     """
 
-    def __init__(
-        self,
-        words: str,
-        low: float = -torch.inf,
-        high: float = torch.inf,
-        steps: int | None = None,
-    ) -> None:
-        self.words, self.low, self.high, self.steps = words, low, high, steps
+    words: str
+    low: float = -torch.inf
+    high: float = torch.inf
+    steps: int | None = None
 
     @property
     def is_discrete(self) -> bool:  # type: ignore[override]
