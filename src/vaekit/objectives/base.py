@@ -171,6 +171,7 @@ class Term(nn.Module, ABC):
     differentiates: bool = False
     needs_draws: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    _shown: ClassVar[tuple[str, ...]] = ()  # the options that its repr tells, where not None
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class Term(nn.Module, ABC):
 
     def _options(self) -> dict[str, object]:
         """Return what ``repr`` shows where it is not None."""
-        return {}
+        return {option: getattr(self, option) for option in self._shown}
 
     def __repr__(self) -> str:
         shown = {key: value for key, value in self._options().items() if value is not None}

@@ -48,6 +48,8 @@ class KL(Term):
         Reconstruction() + 4 * KL()
     """
 
+    _shown = ("method",)
+
     def __init__(self, method: losses.KLMethod | None = None, name: str = "kl") -> None:
         super().__init__(name)
         if method is not None:
@@ -57,9 +59,6 @@ class KL(Term):
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the divergence of each element, ``(B,)``."""
         return losses.kl_divergence(out.posterior, out.prior, z=out.z, method=self.method)
-
-    def _options(self) -> dict[str, object]:
-        return {"method": self.method}
 
 
 class _Aggregate(Term):

@@ -49,6 +49,7 @@ class MMD(Term):
     """
 
     compares = True
+    _shown = ("kernel",)
 
     def __init__(self, kernel: losses.Kernel | None = None, name: str = "mmd") -> None:
         super().__init__(name)
@@ -66,9 +67,6 @@ class MMD(Term):
         reference = out.prior.rsample(_draw_shape(out.prior, draws.shape[1]))
         return torch.stack([losses.mmd(z, reference, self.kernel) for z in draws]).mean()
 
-    def _options(self) -> dict[str, object]:
-        return {"kernel": self.kernel}
-
 
 class _Adversarial(Term):
     """What the terms share that own a discriminator, and give the encoder what it knows."""
@@ -80,7 +78,7 @@ class _Adversarial(Term):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self._shown = discriminator if isinstance(discriminator, int) else None
+        self._size = discriminator if isinstance(discriminator, int) else None
         if not isinstance(discriminator, nn.Module):
             leaky = partial(nn.LeakyReLU, 0.2)
             discriminator = networks.mlp(discriminator, [1000] * 6, 1, activation=leaky)
@@ -114,7 +112,7 @@ class _Adversarial(Term):
         return logits.reshape(z.shape[:-1])
 
     def _options(self) -> dict[str, object]:
-        return {"discriminator": self._shown}
+        return {"discriminator": self._size}
 
 
 class AdversarialTotalCorrelation(_Adversarial):

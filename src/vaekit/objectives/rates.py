@@ -46,6 +46,7 @@ class Capacity(Term):
         section 3, for groups.
     """
 
+    _shown = ("capacity", "groups")
     _target: Tensor
 
     def __init__(
@@ -90,9 +91,6 @@ class Capacity(Term):
             kl = losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
         return losses.capacity(kl, self._target)
 
-    def _options(self) -> dict[str, object]:
-        return {"capacity": self.capacity, "groups": self.groups}
-
 
 class FreeBits(Term):
     r"""`vaekit.losses.free_bits` as a term; a statistic of the batch. It stands in place of the KL.
@@ -123,6 +121,8 @@ class FreeBits(Term):
         2016, equation 15.
     """
 
+    _shown = ("floor", "groups")
+
     def __init__(
         self, floor: float, groups: Sequence[int] | None = None, name: str = "free_bits"
     ) -> None:
@@ -137,9 +137,6 @@ class FreeBits(Term):
         else:
             kl = losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
         return losses.free_bits(kl, self.floor)
-
-    def _options(self) -> dict[str, object]:
-        return {"floor": self.floor, "groups": self.groups}
 
 
 class BalancedKL(Term):
@@ -165,6 +162,8 @@ class BalancedKL(Term):
         A.
     """
 
+    _shown = ("groups",)
+
     def __init__(self, groups: Sequence[int], name: str = "balanced_kl") -> None:
         super().__init__(name)
         self.groups = _sizes(groups)
@@ -174,9 +173,6 @@ class BalancedKL(Term):
         return losses.balanced_kl(
             losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
         )
-
-    def _options(self) -> dict[str, object]:
-        return {"groups": self.groups}
 
 
 def _sizes(groups: Sequence[int]) -> list[int]:
