@@ -462,8 +462,7 @@ class VAE(nn.Module):
         return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
 
     def _decode(self, z: Tensor, context: Context | None = None) -> Distribution:
-        if z.shape[-1:] != (self.latent_dim,):
-            _checks.trailing_shape("z", z, (self.latent_dim,))
+        _checks.trailing_shape("z", z, (self.latent_dim,))
         distribution: Distribution = self._ask(self.decoder, context, z)
         return distribution
 
