@@ -42,6 +42,9 @@ class Objective(nn.Module):
     Args:
         terms: Pairs of a term and its weight: a number, or a function of the step.
 
+    Attributes:
+        pairs: The terms with their weights.
+
     Raises:
         ValueError: If two terms have one name, or a weight is negative or not finite.
 
@@ -64,17 +67,12 @@ class Objective(nn.Module):
             if not callable(weight):
                 _checks.number(f"weight of {term!r}", weight, low=0)
         self.terms = nn.ModuleList(term for term, _ in terms)
-        self._pairs = list(terms)
+        self.pairs = list(terms)
         self._stepping = [term for term, _ in terms if type(term).set_step is not Term.set_step]
         plain = all(type(term).weights is Term.weights for term, _ in terms)
         self._constant: dict[str, float] | None = None
         if plain and not any(callable(weight) for _, weight in terms):
             self._constant = self.weights()
-
-    @property
-    def pairs(self) -> "list[tuple[Term, Weight]]":
-        """The terms with their weights."""
-        return self._pairs
 
     def weights(self, step: int = 0) -> dict[str, float]:
         """Return the weight of each named term at a step.
@@ -85,7 +83,7 @@ class Objective(nn.Module):
         if self._constant is not None:
             return dict(self._constant)
         found = {}
-        for term, weight in self._pairs:
+        for term, weight in self.pairs:
             outer = _at(weight, step, term)
             for name, inner in term.weights(step).items():
                 found[name] = outer * inner
@@ -100,7 +98,7 @@ class Objective(nn.Module):
         """Return each named term without its weight, the mean over the batch, in nats."""
         return {
             name: value.mean() if value.ndim else value
-            for term, _ in self._pairs
+            for term, _ in self.pairs
             for name, value in term.values(out, x).items()
         }
 
