@@ -5,15 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value, sum_event
-from vaekit.distributions.softplus import cross_entropy, softplus
 
 __all__ = ["IndependentBernoulli"]
+
+# With AVX-512, torch's log1p and expm1 read the constants for -0 under a mask that is almost never
+# set. As long as their page of the library is not in memory, each such read is handled as a fault
+# that is then ignored, and softplus, logsigmoid and the cross-entropy take six times as long
+# (benchmarks/log1p.py). A -0 sets the mask, and brings the page in.
+for _dtype in (torch.float32, torch.float64):
+    torch.full((64,), -0.0, dtype=_dtype, device="cpu").log1p_().expm1_()
 
 
 class IndependentBernoulli(Checked):
@@ -113,13 +120,18 @@ class IndependentBernoulli(Checked):
         Raises:
             ValueError: As `log_prob`.
         """
-        logits = self.logits
+        logits, alike = self.logits, value.shape == self.logits.shape
         look = self._validate_args and _checks.eager()
-        if self._validate_args and value.shape != logits.shape:
+        if self._validate_args and not alike:
             check_value(self, value)
         if look:
             self._check_support(value)
-        result = sum_event(self, cross_entropy(logits, value.to(logits.dtype)))
+        value = value.to(logits.dtype)
+        if alike:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
+        else:
+            cross_entropy = F.softplus(logits) - value * logits
+        result = sum_event(self, cross_entropy)
         # The sums are fewer to look through; in training it is `fit` that looks at the loss.
         if look and logits.grad_fn is None and math.isnan(result.detach().sum().item()):
             _checks.finite("logits", logits)
@@ -127,7 +139,7 @@ class IndependentBernoulli(Checked):
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Entropy in nats, of shape ``(*batch,)``."""
-        return sum_event(self, softplus(self.logits) - self.mean * self.logits)
+        return sum_event(self, F.softplus(self.logits) - self.mean * self.logits)
 
     def _check_support(self, value: Tensor) -> None:
         if value.dtype == torch.bool or not value.numel():
@@ -146,8 +158,8 @@ class IndependentBernoulli(Checked):
 
 
 def _kl_bernoulli_bernoulli(q: IndependentBernoulli, p: IndependentBernoulli) -> Tensor:
-    cross = softplus(p.logits) - q.mean * p.logits
-    own = softplus(q.logits) - q.mean * q.logits
+    cross = F.softplus(p.logits) - q.mean * p.logits
+    own = F.softplus(q.logits) - q.mean * q.logits
     return sum_event(q, cross - own)
 
 

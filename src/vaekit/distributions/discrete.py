@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints, register_kl
@@ -12,7 +13,6 @@ from torch.distributions import constraints, register_kl
 from vaekit import _checks
 from vaekit.distributions.bernoulli import IndependentBernoulli
 from vaekit.distributions.gaussians import refuse_gaussian
-from vaekit.distributions.softplus import softplus
 from vaekit.distributions.supports import Reparameterized, check_inside
 
 __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
@@ -240,12 +240,12 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         """Log-probability or log-density of each dimension by itself, in nats; see `log_prob`."""
         check_inside(self, value, "zeros and ones" if self.hard else "values in [0, 1]")
         if self.hard:
-            return value * self.logits - softplus(self.logits)
+            return value * self.logits - F.softplus(self.logits)
         numbers = torch.finfo(value.dtype)
         y = value.clamp(numbers.tiny, 1 - numbers.eps)
         log_one, log_zero = y.log(), (-y).log1p()
         score = self.logits - self.temperature * (log_one - log_zero)
-        of_logit = math.log(self.temperature) + score - 2 * softplus(score)
+        of_logit = math.log(self.temperature) + score - 2 * F.softplus(score)
         return of_logit - log_one - log_zero
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
