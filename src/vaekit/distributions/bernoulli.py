@@ -15,12 +15,11 @@ from vaekit.distributions.events import Checked, check_value, sum_event
 
 __all__ = ["IndependentBernoulli"]
 
-# With AVX-512, torch's log1p and expm1 read the constants for -0 under a mask that is almost never
-# set. As long as their page of the library is not in memory, each such read is handled as a fault
-# that is then ignored, and softplus, logsigmoid and the cross-entropy take six times as long
+# With AVX-512, torch's log1p and expm1 read a constant for -0 under a mask that is hardly ever set.
+# As long as its page of the library is not in memory, each such read is handled as a fault that is
+# then ignored, and softplus, logsigmoid and the cross-entropy of floats take six times as long
 # (benchmarks/log1p.py). A -0 sets the mask, and brings the page in.
-for _dtype in (torch.float32, torch.float64):
-    torch.full((64,), -0.0, dtype=_dtype, device="cpu").log1p_().expm1_()
+torch.full((64,), -0.0, dtype=torch.float32, device="cpu").log1p_()
 
 
 class IndependentBernoulli(Checked):
