@@ -8,12 +8,11 @@ under the ROC curve of each score, and its mean over the ten digits.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
+import results
 import torch
 from sklearn.metrics import roc_auc_score
 
@@ -62,15 +61,12 @@ def main() -> None:
     print("mean", *(f"{name} {area:.4f}" for name, area in rows["mean"].items()))
     if args.json:
         result = {
-            "machine": {
-                "device": args.device,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "vaekit": vk.__version__,
-                "minutes": (time.perf_counter() - started) / 60,
-                "cpu_minutes": (time.process_time() - cpu) / 60,
-            },
+            "machine": results.machine(
+                args.device,
+                threads=torch.get_num_threads(),
+                minutes=(time.perf_counter() - started) / 60,
+                cpu_minutes=(time.process_time() - cpu) / 60,
+            ),
             "settings": {
                 "model": f"MLP 784-{'-'.join(map(str, args.hidden))}-{args.latents}",
                 "likelihood": "Bernoulli, binarised at 1/2",
@@ -81,8 +77,7 @@ def main() -> None:
             },
             "rows": rows,
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        results.write(args.json, result)
 
 
 if __name__ == "__main__":

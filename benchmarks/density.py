@@ -12,11 +12,10 @@ for each image; in expectation the estimate is at least the true one.
 """
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 
+import results
 import torch
 from torch import Tensor, nn
 
@@ -86,9 +85,7 @@ def main() -> None:
             batch_size=args.batch_size,
             samples=args.samples if drawing else None,
             learning_rate=args.learning_rate,
-            scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
-                optimizer, steps, eta_min=args.learning_rate / 100
-            ),
+            scheduler=results.cosine(steps, args.learning_rate / 100),
             compile=args.compile,
             seed=args.seed,
             progress=False,
@@ -101,8 +98,8 @@ def main() -> None:
         found = vk.metrics.negative_log_likelihood(model, test, args.draws, seed=args.seed)
         nll, error = found.nats
         key = f"{name}, k={args.samples if drawing else 1}, {args.epochs} epochs"
-        held = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
-        held.setdefault("rows", {})[key] = {
+        held = results.read(args.json)
+        held["rows"][key] = {
             "nll": nll,
             "standard_error": error,
             "training_bound": -history["loss"][-1],
@@ -114,16 +111,8 @@ def main() -> None:
             "seed": args.seed,
         }
         print(f"{key}: NLL {nll:.2f} +- {error:.2f} nats, trained in {minutes:.1f} minutes")
-        held["machine"] = {
-            "device": args.device,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "vaekit": vk.__version__,
-            "draws": args.draws,
-        }
-        if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(held, indent=2) + "\n")
+        held["machine"] = results.machine(args.device, draws=args.draws)
+        results.write(args.json, held)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ cosine. The scores take posterior means of 15,000 sprites (10,000 to train their
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import results
 import torch
 from torch import nn
 
@@ -57,6 +55,7 @@ RECIPES: dict[str, Callable[[], vk.recipes.Recipe]] = {
 }
 
 
+@torch.no_grad()
 def scores(
     model: vk.VAE, data: vk.datasets.FactorDataset, seed: int
 ) -> tuple[dict[str, float], dict[str, str]]:
@@ -106,9 +105,7 @@ def main() -> None:
     args = parser.parse_args()
 
     data = vk.datasets.sprites().to(args.device)
-    held: dict[str, Any] = {"rows": {}}
-    if args.json and args.json.exists():
-        held = json.loads(args.json.read_text())
+    held = results.read(args.json)
     for name in args.models:
         for seed in args.seeds:
             torch.manual_seed(seed)
@@ -121,9 +118,7 @@ def main() -> None:
                 steps=args.steps,
                 batch_size=args.batch_size,
                 learning_rate=args.learning_rate,
-                scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
-                    optimizer, args.steps, eta_min=args.learning_rate / 10
-                ),
+                scheduler=results.cosine(args.steps, args.learning_rate / 10),
                 validate_every=max(args.steps // 10, 1),
                 seed=seed,
                 progress=False,
@@ -144,17 +139,9 @@ def main() -> None:
                 "latent_dim": LATENT,
                 "weights": "beta-VAE 4, beta-TCVAE 6, FactorVAE 10",
             }
-            held["machine"] = {
-                "device": args.device,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "vaekit": vk.__version__,
-            }
+            held["machine"] = results.machine(args.device, threads=torch.get_num_threads())
             held["mean MIG"] = _means(held["rows"])
-            if args.json:
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                args.json.write_text(json.dumps(held, indent=2) + "\n")
+            results.write(args.json, held)
     for name, mean in held["mean MIG"].items():
         print(f"{name}: mean MIG {mean:.3f}")
 

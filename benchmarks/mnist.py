@@ -9,11 +9,9 @@ one.
 """
 
 import argparse
-import json
-import platform
 from pathlib import Path
 
-import torch
+import results
 from training import BATCH, make_model
 
 import vaekit as vk
@@ -65,12 +63,7 @@ def main() -> None:
         print(f"seed {seed}: test loss {loss:.2f} (105.6 +- 0.6: {'met' if met else 'MISSED'})")
     if args.json:
         result = {
-            "machine": {
-                "device": args.device,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "vaekit": vk.__version__,
-            },
+            "machine": results.machine(args.device),
             "settings": {
                 "model": "MLP 784-400-20",
                 "likelihood": "Bernoulli, grey levels",
@@ -83,8 +76,7 @@ def main() -> None:
             "final_test_loss_by_seed": final,
             "reference": REFERENCE,
         }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        results.write(args.json, result)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ images what both are asked. Grey levels under a Bernoulli likelihood.
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import results
 import torch
 
 import vaekit as vk
@@ -61,9 +60,7 @@ def main() -> None:
                 objective,
                 train,
                 epochs=args.epochs,
-                scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
-                    optimizer, steps, eta_min=1e-5
-                ),
+                scheduler=results.cosine(steps, 1e-5),
                 seed=args.seed,
                 progress=False,
             )
@@ -73,8 +70,8 @@ def main() -> None:
             near = vk.metrics.nearest_neighbours(codes, train.labels.cpu(), test=asked)
             probe = vk.metrics.linear_probe(codes, train.labels.cpu(), test=asked)
             key = f"{name}, {latents} latents"
-            held = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
-            held.setdefault("rows", {})[key] = {
+            held = results.read(args.json)
+            held["rows"][key] = {
                 "k_nn": near.accuracy.mean,
                 "linear": probe.accuracy.mean,
                 "loss": history["loss"][-1],
@@ -88,17 +85,9 @@ def main() -> None:
                 "epochs": args.epochs,
                 "seed": args.seed,
             }
-            held["machine"] = {
-                "device": args.device,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "vaekit": vk.__version__,
-            }
+            held["machine"] = results.machine(args.device, threads=torch.get_num_threads())
             print(f"{key}: k-NN {near.accuracy}, linear {probe.accuracy}", flush=True)
-            if args.json:
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                args.json.write_text(json.dumps(held, indent=2) + "\n")
+            results.write(args.json, held)
 
 
 if __name__ == "__main__":

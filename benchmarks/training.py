@@ -12,7 +12,6 @@ way of the same round.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -21,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import results
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -212,15 +212,12 @@ def main() -> None:
     def ratio(name: str, base: str) -> float:
         return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
 
-    machine = {
-        "device": torch.cuda.get_device_name() if "cuda" in args.device else _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "vaekit": vk.__version__,
-        "data": what,
-        "rounds": args.rounds,
-    }
+    machine = results.machine(
+        torch.cuda.get_device_name() if "cuda" in args.device else _processor(),
+        threads=torch.get_num_threads(),
+        data=what,
+        rounds=args.rounds,
+    )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"{'one epoch':30}{'seconds':>10}{'/ products':>12}{'/ hand-written':>16}")
     rows = {}
@@ -242,11 +239,7 @@ def main() -> None:
         met = value <= bar if sense == "at most" else value >= bar
         judged[name] = f"{value:.3f} ({sense} {bar}: {'met' if met else 'MISSED'})"
         print(f"{name}: {judged[name]}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"machine": machine, "bars": judged, "rows": rows}, indent=2) + "\n"
-        )
+    results.write(args.json, {"machine": machine, "bars": judged, "rows": rows})
 
 
 def _synchronise(device: str) -> None:
