@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ class Term(nn.Module, ABC):
     differentiates: bool = False
     needs_draws: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
-    _shown: ClassVar[tuple[str, ...]] = ()  # the options that its repr tells, where not None
+    _usual: ClassVar[dict[str, object]] = {}  # its options, and the value that repr need not tell
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
@@ -219,13 +219,14 @@ class Term(nn.Module, ABC):
 
     __rmul__ = __mul__
 
-    def _options(self) -> dict[str, object]:
-        """Return what ``repr`` shows where it is not None."""
-        return {option: getattr(self, option) for option in self._shown}
+    def _options(self) -> dict[str, Any]:
+        """Return the options, which are those of the function that the term calls."""
+        return {option: getattr(self, option) for option in self._usual}
 
     def __repr__(self) -> str:
-        shown = {key: value for key, value in self._options().items() if value is not None}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        options = self._options().items()
+        shown = (f"{key}={value!r}" for key, value in options if value != self._usual[key])
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def over_draws(value: Tensor) -> Tensor:

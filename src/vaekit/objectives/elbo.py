@@ -1,5 +1,7 @@
 """The evidence lower bound's terms, and its KL in parts."""
 
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -48,7 +50,7 @@ class KL(Term):
         Reconstruction() + 4 * KL()
     """
 
-    _shown = ("method",)
+    _usual: ClassVar[dict[str, object]] = {"method": None}
 
     def __init__(self, method: losses.KLMethod | None = None, name: str = "kl") -> None:
         super().__init__(name)
@@ -58,11 +60,13 @@ class KL(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the divergence of each element, ``(B,)``."""
-        return losses.kl_divergence(out.posterior, out.prior, z=out.z, method=self.method)
+        return losses.kl_divergence(out.posterior, out.prior, z=out.z, **self._options())
 
 
 class _Aggregate(Term):
     """What the terms share that need an estimate of the aggregated posterior q(z)."""
+
+    _usual: ClassVar[dict[str, object]] = {"estimator": "stratified", "dataset_size": None}
 
     def __init__(
         self,
@@ -84,16 +88,12 @@ class _Aggregate(Term):
         self.run_size: int | None = None  # what stands in for it while data are gone through
         self.dataset_posterior = dataset_posterior and detached(dataset_posterior)
 
-    def _aggregate(self) -> dict[str, object]:
+    def _aggregate(self) -> dict[str, Any]:
         return {
             "estimator": self.estimator,
             "dataset_size": self.run_size if self.dataset_size is None else self.dataset_size,
             "dataset_posterior": self.dataset_posterior,
         }
-
-    def _options(self) -> dict[str, object]:
-        estimator = None if self.estimator == "stratified" else self.estimator
-        return {"estimator": estimator, "dataset_size": self.dataset_size}
 
 
 class TotalCorrelation(_Aggregate):
@@ -128,7 +128,7 @@ class TotalCorrelation(_Aggregate):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the total correlation, a scalar."""
-        return losses.total_correlation(out.posterior, out.z, **self._aggregate())  # type: ignore[arg-type]
+        return losses.total_correlation(out.posterior, out.z, **self._aggregate())
 
 
 class DecomposedKL(_Aggregate):
@@ -159,6 +159,8 @@ class DecomposedKL(_Aggregate):
         2018, equation 4.
     """
 
+    _usual = dict.fromkeys(losses.KLParts._fields, 1) | _Aggregate._usual
+
     def __init__(
         self,
         mutual_information: Weight = 1.0,
@@ -171,10 +173,10 @@ class DecomposedKL(_Aggregate):
     ) -> None:
         super().__init__(estimator, dataset_size, dataset_posterior, "kl")
         weights = (mutual_information, total_correlation, dimension_wise_kl)
-        self._weights = dict(zip(self.names, weights, strict=True))
-        for name, weight in self._weights.items():
+        for name, weight in zip(self.names, weights, strict=True):
             if not callable(weight):
                 _checks.number(name, weight, low=0)
+            setattr(self, name, weight)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -183,17 +185,13 @@ class DecomposedKL(_Aggregate):
 
     def weights(self, step: int) -> dict[str, float]:
         """Return the weights of the three parts at a step."""
-        return {name: _at(weight, step, self) for name, weight in self._weights.items()}
+        return {name: _at(getattr(self, name), step, self) for name in self.names}
 
     def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
         """Return the three parts, scalars in nats, without weights."""
-        parts = losses.decompose_kl(out.posterior, out.prior, out.z, **self._aggregate())  # type: ignore[arg-type]
+        parts = losses.decompose_kl(out.posterior, out.prior, out.z, **self._aggregate())
         return parts._asdict()
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the sum of the three, which is the Monte Carlo estimate of the KL, a scalar."""
         return torch.stack(list(self.values(out, x).values())).sum()
-
-    def _options(self) -> dict[str, object]:
-        shown = {name: weight for name, weight in self._weights.items() if weight != 1}
-        return shown | super()._options()

@@ -38,6 +38,7 @@ class ImportanceWeighted(Term):
     """
 
     needs_draws: ClassVar[bool] = True
+    _usual: ClassVar[dict[str, object]] = {"alpha": 0, "groups": 1, "gradient": "standard"}
 
     def __init__(
         self,
@@ -55,18 +56,5 @@ class ImportanceWeighted(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the negative bound of each element, ``(B,)``."""
-        return losses.importance_weighted(
-            out.likelihood,
-            out.posterior,
-            out.prior,
-            x,
-            out.z,
-            alpha=self.alpha,
-            groups=self.groups,
-            gradient=self.gradient,
-        )
-
-    def _options(self) -> dict[str, object]:
-        gradient = None if self.gradient == "standard" else self.gradient
-        groups = None if self.groups == 1 else self.groups
-        return {"alpha": self.alpha or None, "groups": groups, "gradient": gradient}
+        drawn = out.likelihood, out.posterior, out.prior, x, out.z
+        return losses.importance_weighted(*drawn, **self._options())

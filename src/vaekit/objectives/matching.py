@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ class MMD(Term):
     """
 
     compares = True
-    _shown = ("kernel",)
+    _usual: ClassVar[dict[str, object]] = {"kernel": None}
 
     def __init__(self, kernel: losses.Kernel | None = None, name: str = "mmd") -> None:
         super().__init__(name)
@@ -70,6 +70,8 @@ class MMD(Term):
 
 class _Adversarial(Term):
     """What the terms share that own a discriminator, and give the encoder what it knows."""
+
+    _usual: ClassVar[dict[str, object]] = {"discriminator": None}
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class DIP(Term):
     """
 
     compares = True
+    _usual: ClassVar[dict[str, object]] = {"off_diagonal": None, "diagonal": None, "within": False}
 
     def __init__(
         self,
@@ -47,16 +48,7 @@ class DIP(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the penalty, a scalar."""
-        return losses.dip(
-            out.posterior,
-            off_diagonal=self.off_diagonal,
-            diagonal=self.diagonal,
-            within=self.within,
-        )
-
-    def _options(self) -> dict[str, object]:
-        within = self.within or None
-        return {"off_diagonal": self.off_diagonal, "diagonal": self.diagonal, "within": within}
+        return losses.dip(out.posterior, **self._options())
 
 
 class LatentL2(Term):

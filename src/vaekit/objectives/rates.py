@@ -1,6 +1,7 @@
 """Terms that hold the KL to a capacity, to a floor, or in balance."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -46,7 +47,7 @@ class Capacity(Term):
         section 3, for groups.
     """
 
-    _shown = ("capacity", "groups")
+    _usual: ClassVar[dict[str, object]] = {"capacity": None, "groups": None}
     _target: Tensor
 
     def __init__(
@@ -121,7 +122,7 @@ class FreeBits(Term):
         2016, equation 15.
     """
 
-    _shown = ("floor", "groups")
+    _usual: ClassVar[dict[str, object]] = {"floor": None, "groups": None}
 
     def __init__(
         self, floor: float, groups: Sequence[int] | None = None, name: str = "free_bits"
@@ -162,7 +163,7 @@ class BalancedKL(Term):
         A.
     """
 
-    _shown = ("groups",)
+    _usual: ClassVar[dict[str, object]] = {"groups": None}
 
     def __init__(self, groups: Sequence[int], name: str = "balanced_kl") -> None:
         super().__init__(name)
