@@ -70,10 +70,10 @@ class _Aggregate(Term):
 
     def __init__(
         self,
-        estimator: losses.Estimator,
-        dataset_size: int | None,
-        dataset_posterior: Distribution | None,
-        name: str,
+        estimator: losses.Estimator = "stratified",
+        dataset_size: int | None = None,
+        dataset_posterior: Distribution | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__(name)
         _checks.one_of("estimator", estimator, ("stratified", "weighted", "exact"))
@@ -116,15 +116,6 @@ class TotalCorrelation(_Aggregate):
         >>> Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60_000)
         Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60000)
     """
-
-    def __init__(
-        self,
-        estimator: losses.Estimator = "stratified",
-        dataset_size: int | None = None,
-        dataset_posterior: Distribution | None = None,
-        name: str = "total_correlation",
-    ) -> None:
-        super().__init__(estimator, dataset_size, dataset_posterior, name)
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the total correlation, a scalar."""
