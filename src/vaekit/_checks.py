@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,25 @@ def expected(argument: str, what: str, got: object, hint: str = "") -> str:
     return f"{argument}: expected {what}, got {got}." + (f" {hint}" if hint else "")
 
 
-def positive_int(argument: str, value: Any) -> int:
-    """Return ``value`` as an int, or say that it is not a whole number above zero."""
+def require(fits: bool, argument: str, what: str, got: object, hint: str = "") -> None:
+    """Raise the error that `expected` words, unless the argument fits."""
+    if not fits:
+        raise ValueError(expected(argument, what, got, hint))
+
+
+def positive_int(argument: str, value: Any, *, above: int = 0) -> int:
+    """Return ``value`` as an int, or say that it is not a whole number above zero, or another."""
     try:
         whole = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         whole = 0
-    if whole < 1:
-        raise ValueError(expected(argument, "a whole number above 0", repr(value)))
+    require(whole > above, argument, f"a whole number above {above}", repr(value))
     return whole
+
+
+def positive_ints(argument: str, values: Iterable[Any]) -> list[int]:
+    """Return ``values`` as ints, or say that one is not a whole number above zero."""
+    return [positive_int(argument, value) for value in values]
 
 
 def number(argument: str, value: Any, *, low: float = -math.inf, above: float = -math.inf) -> float:
@@ -48,9 +58,8 @@ def one_of(argument: str, value: object, options: Sequence[str]) -> None:
 def event_shape(argument: str, value: Any) -> torch.Size:
     """Return a shape given as an int or a sequence of ints, each at least 1."""
     sizes = tuple(value) if isinstance(value, Sequence) else (value,)
-    if not sizes:
-        raise ValueError(expected(argument, "at least one dimension", repr(value)))
-    return torch.Size(positive_int(argument, size) for size in sizes)
+    require(len(sizes) > 0, argument, "at least one dimension", repr(value))
+    return torch.Size(positive_ints(argument, sizes))
 
 
 def eager() -> bool:

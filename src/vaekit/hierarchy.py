@@ -28,11 +28,10 @@ class _Layers(nn.Module):
 
     def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module], *, down: bool) -> None:
         super().__init__()
-        self.sizes = [_checks.positive_int("sizes", size) for size in sizes]
-        if len(self.sizes) < 2 or len(nets) != len(self.sizes) - 1:
-            what = "one network between each two layers, of which there are two at least"
-            got = f"{len(nets)} for {len(self.sizes)} layers"
-            raise ValueError(_checks.expected("nets", what, got))
+        self.sizes = _checks.positive_ints("sizes", sizes)
+        what = "one network between each two layers, of which there are two at least"
+        got = f"{len(nets)} for {len(self.sizes)} layers"
+        _checks.require(len(self.sizes) == len(nets) + 1 > 1, "nets", what, got)
         order = self.sizes[::-1] if down else self.sizes
         for net, (size_in, size_out) in zip(nets, pairwise(order), strict=True):
             shapes = [getattr(net, name, None) for name in ("in_shape", "out_shape")]

@@ -532,8 +532,7 @@ class ProductLatent(Latent):
     """
 
     def __init__(self, *latents: Latent) -> None:
-        if not latents:
-            raise ValueError(_checks.expected("latents", "at least one", "none"))
+        _checks.require(len(latents) > 0, "latents", "at least one", "none")
         for latent in latents:
             if not isinstance(latent, Latent):
                 raise TypeError(_checks.expected("latents", "latents", repr(latent)))

@@ -171,13 +171,11 @@ class _LocationScale(Likelihood):
         start = 1.0
         if isinstance(sigma, str):
             _checks.one_of("sigma", sigma, self._options)
-            if learn_sigma:
-                what = f"False where sigma is {sigma!r}"
-                raise ValueError(_checks.expected("learn_sigma", what, learn_sigma))
+            what = f"False where sigma is {sigma!r}"
+            _checks.require(not learn_sigma, "learn_sigma", what, learn_sigma)
         else:
             self._sigma = start = _checks.number("sigma", sigma, above=0)
-            if not 1e-8 <= start <= 1e8:
-                raise ValueError(_checks.expected("sigma", "a number from 1e-8 to 1e8", sigma))
+            _checks.require(1e-8 <= start <= 1e8, "sigma", "a number from 1e-8 to 1e8", sigma)
         logvar = torch.tensor(2 * math.log(start))
         if sigma == "optimal":
             self.register_buffer("logvar", logvar)
@@ -341,8 +339,7 @@ class StudentT(_LocationScale):
     ) -> None:
         super().__init__(shape, sigma, learn_sigma=learn_sigma)
         self.df = _checks.number("df", df, above=1)
-        if self.df > 1e6:
-            raise ValueError(_checks.expected("df", "a number up to 1e6", df, "Use a Gaussian."))
+        _checks.require(self.df <= 1e6, "df", "a number up to 1e6", df, "Use a Gaussian.")
 
     def _around(self, mu: Tensor, logvar: Tensor) -> Observed:
         wide = _wide(mu)
@@ -433,7 +430,7 @@ class DiscretizedLogistic(Likelihood):
     def __init__(
         self, shape: int | Sequence[int], levels: int = 256, *, components: int = 1
     ) -> None:
-        self.levels = _levels("levels", levels)
+        self.levels = _checks.positive_int("levels", levels, above=1)
         self.components = _checks.positive_int("components", components)
         super().__init__(shape, 3 * self.components if self.components > 1 else 2)
         steps = self.levels - 1
@@ -492,7 +489,7 @@ class Categorical(Likelihood):
     discrete = True
 
     def __init__(self, shape: int | Sequence[int], classes: int) -> None:
-        self.classes = _levels("classes", classes)
+        self.classes = _checks.positive_int("classes", classes, above=1)
         super().__init__(shape, self.classes)
         words = f"whole numbers from 0 to {classes - 1}"
         self._values = Values(words, low=0, high=classes - 1, steps=1)
@@ -630,13 +627,12 @@ class Mixed(Likelihood):
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], Likelihood]]) -> None:
         columns = [column for of_part, _ in parts for column in of_part]
-        if not columns or sorted(columns) != list(range(len(columns))):
-            what = "pairs of columns and likelihood that name the columns from 0 once each"
-            raise ValueError(_checks.expected("parts", what, f"columns {columns}"))
+        once = len(columns) > 0 and sorted(columns) == list(range(len(columns)))
+        what = "pairs of columns and likelihood that name the columns from 0 once each"
+        _checks.require(once, "parts", what, f"columns {columns}")
         for of_part, likelihood in parts:
-            if tuple(likelihood.shape) != (len(of_part),):
-                what = f"a likelihood of shape ({len(of_part)},) for the columns {list(of_part)}"
-                raise ValueError(_checks.expected("parts", what, repr(likelihood)))
+            what = f"a likelihood of shape ({len(of_part)},) for the columns {list(of_part)}"
+            _checks.require(likelihood.shape == (len(of_part),), "parts", what, likelihood)
         super().__init__(len(columns))
         self.columns = [list(of_part) for of_part, _ in parts]
         self.parts = nn.ModuleList(likelihood for _, likelihood in parts)
@@ -653,12 +649,6 @@ class Mixed(Likelihood):
     def extra_repr(self) -> str:
         """Show the columns of each part."""
         return f"columns={self.columns}"
-
-
-def _levels(argument: str, value: int) -> int:
-    if _checks.positive_int(argument, value) < 2:
-        raise ValueError(_checks.expected(argument, "a whole number above 1", repr(value)))
-    return value
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -145,8 +145,8 @@ def mlp(
         >>> net(torch.zeros(8, 1, 28, 28)).shape
         torch.Size([8, 40])
     """
-    if _checks.number("dropout", dropout, low=0) >= 1:
-        raise ValueError(_checks.expected("dropout", "a number in [0, 1)", dropout))
+    _checks.number("dropout", dropout, low=0)
+    _checks.require(dropout < 1, "dropout", "a number in [0, 1)", dropout)
     in_shape = _checks.event_shape("in_features", in_features)
     out_shape = _checks.event_shape("out_features", out_features)
     widths = [in_shape.numel(), *_widths("hidden", hidden)]
@@ -355,9 +355,8 @@ class Conditioned(nn.Module):
         super().__init__()
         self.net, self.size = net, _checks.positive_int("size", size)
         first, *sides = net.in_shape
-        if first <= size:
-            what = f"a network that takes more than the {size} values of the context"
-            raise ValueError(_checks.expected("net", what, first))
+        what = f"a network that takes more than the {size} values of the context"
+        _checks.require(first > size, "net", what, first)
         self.in_shape = torch.Size((first - size, *sides))
         self.out_shape = net.out_shape
 
@@ -465,9 +464,8 @@ class Rungs(nn.Module):
         super().__init__()
         widths = [_checks.positive_int("in_features", in_features), *_widths("hidden", hidden)]
         outs = _widths("out_features", out_features)
-        if len(outs) != len(widths) - 1:
-            what = f"one for each of the {len(widths) - 1} hidden layers"
-            raise ValueError(_checks.expected("out_features", what, outs))
+        what = f"one for each of the {len(widths) - 1} hidden layers"
+        _checks.require(len(outs) == len(widths) - 1, "out_features", what, outs)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Linear(size_in, size_out), _made(activation))
             for size_in, size_out in pairwise(widths)
@@ -505,9 +503,9 @@ class FirstOf(nn.Module):
 
     def __init__(self, net: "Network | Conditioned", size: int) -> None:
         super().__init__()
-        if _checks.positive_int("size", size) < net.in_shape.numel():
-            what = f"at least the {net.in_shape.numel()} values that net takes"
-            raise ValueError(_checks.expected("size", what, size))
+        values = net.in_shape.numel()
+        what = f"at least the {values} values that net takes"
+        _checks.require(_checks.positive_int("size", size) >= values, "size", what, size)
         self.net, self.in_shape, self.out_shape = net, torch.Size((size,)), net.out_shape
         self.takes_context = bool(getattr(net, "takes_context", False))
 
@@ -525,14 +523,12 @@ def _halvings(
 ) -> list[tuple[int, ...]]:
     """List the shapes that strided convolutions go through, checking that each is possible."""
     sizes = tuple(_checks.event_shape(argument, shape))
-    if len(sizes) - 1 not in _CONVOLUTIONS:
-        what = "(C, L), (C, H, W) or (C, D, H, W)"
-        raise ValueError(_checks.expected(argument, what, sizes))
-    if _checks.positive_int("kernel_size", kernel_size) < 2:
-        raise ValueError(_checks.expected("kernel_size", "at least 2", kernel_size))
+    what = "(C, L), (C, H, W) or (C, D, H, W)"
+    _checks.require(len(sizes) - 1 in _CONVOLUTIONS, argument, what, sizes)
+    _checks.positive_int("kernel_size", kernel_size)
+    _checks.require(kernel_size > 1, "kernel_size", "at least 2", kernel_size)
     channels = _widths("channels", channels)
-    if not channels:
-        raise ValueError(_checks.expected("channels", "at least one number", channels))
+    _checks.require(len(channels) > 0, "channels", "at least one number", channels)
     shapes = [sizes]
     for width in channels:
         padding = (kernel_size - 1) // 2
@@ -550,4 +546,4 @@ def _widths(argument: str, widths: Sequence[int]) -> list[int]:
     if not isinstance(widths, Sequence):
         what = "a sequence of whole numbers, one for each layer"
         raise TypeError(_checks.expected(argument, what, repr(widths)))
-    return [_checks.positive_int(argument, width) for width in widths]
+    return _checks.positive_ints(argument, widths)

@@ -206,9 +206,8 @@ class VampPrior(nn.Module):
         bounds: tuple[float, float] | None = (0.0, 1.0),
     ) -> None:
         super().__init__()
-        if pseudo_inputs.ndim < 2 or not len(pseudo_inputs):
-            what = "shape (K, *event), K at least 1"
-            raise ValueError(_checks.expected("pseudo_inputs", what, tuple(pseudo_inputs.shape)))
+        what, shape = "shape (K, *event), K at least 1", tuple(pseudo_inputs.shape)
+        _checks.require(len(shape) > 1 and shape[0] > 0, "pseudo_inputs", what, shape)
         _checks.finite("pseudo_inputs", pseudo_inputs)
         raw = pseudo_inputs.detach().clone()
         if bounds is not None:
@@ -262,10 +261,9 @@ class VampPrior(nn.Module):
         except (RuntimeError, ValueError) as error:
             what, got = "elements as the encoder takes them", f"shape {tuple(self.raw.shape)}"
             raise ValueError(_checks.expected("pseudo_inputs", what, got, str(error))) from error
-        if posterior.batch_shape != self.raw.shape[:1]:
-            what = f"a posterior for each of the {len(self.raw)} pseudo-inputs"
-            got = f"a batch {tuple(posterior.batch_shape)}"
-            raise ValueError(_checks.expected("encoder", what, got))
+        what = f"a posterior for each of the {len(self.raw)} pseudo-inputs"
+        batch = tuple(posterior.batch_shape)
+        _checks.require(batch == (len(self.raw),), "encoder", what, f"a batch {batch}")
         try:
             posterior.log_prob(posterior.sample())
         except (NotImplementedError, AttributeError, TypeError) as error:
@@ -382,9 +380,8 @@ class ConditionalPrior(nn.Module):
         return DiagonalGaussian.of_halves(params)
 
     def _check(self, outputs: int) -> None:
-        if outputs != 2 * self.dim:
-            what = f"{2 * self.dim} outputs for each element, for {self.dim} latent dimensions"
-            raise ValueError(_checks.expected("net", what, outputs))
+        what = f"{2 * self.dim} outputs for each element, for {self.dim} latent dimensions"
+        _checks.require(outputs == 2 * self.dim, "net", what, outputs)
 
 
 def fit_gaussian_mixture(
@@ -505,7 +502,6 @@ def _dim(argument: str, distribution: Distribution, batch_ndims: int = 0) -> int
 
 
 def _check_latents(z: Tensor, least: int) -> None:
-    if z.ndim != 2 or len(z) < least:
-        what = f"shape (N, dim), N at least {least}"
-        raise ValueError(_checks.expected("z", what, tuple(z.shape)))
+    what = f"shape (N, dim), N at least {least}"
+    _checks.require(z.ndim == 2 and len(z) >= least, "z", what, tuple(z.shape))
     _checks.finite("z", z)

@@ -9,7 +9,7 @@ networks to build, perceptrons of one hidden layer of 400 if nothing is said.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,6 @@ def convolutions(channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (25
 
 
 _MLP = perceptrons()
-_N = TypeVar("_N", int, float)
 
 
 def _shape(likelihood: Likelihood) -> torch.Size:
@@ -153,12 +152,6 @@ def _encoding(shape: torch.Size, context: int, out: int, nets: Nets) -> networks
     if len(net.in_shape) == len(shape):
         return net
     return nets.encoder(torch.Size((shape.numel() + context,)), out)
-
-
-def _two(argument: str, values: Sequence[_N]) -> tuple[_N, _N]:
-    if len(values) != 2:
-        raise ValueError(_checks.expected(argument, "two numbers", values))
-    return values[0], values[1]
 
 
 def _gaussian(
@@ -532,9 +525,8 @@ def info_vae(
     References:
         S. Zhao, J. Song and S. Ermon, *InfoVAE*, 2019, section 4.
     """
-    if not 1 - scale <= alpha <= 1:
-        what = "at most 1, and at least 1 - scale"
-        raise ValueError(_checks.expected("alpha", what, f"{alpha} with scale={scale}"))
+    what, got = "at most 1, and at least 1 - scale", f"{alpha} with scale={scale}"
+    _checks.require(1 - scale <= alpha <= 1, "alpha", what, got)
     divergences = (1 - alpha) * KL() + (alpha + scale - 1) * objectives.MMD()
     return _gaussian(likelihood, latent_dim, nets, Reconstruction() + divergences)
 
@@ -672,8 +664,7 @@ def ciwae(
         T. Rainforth et al., *Tighter Variational Bounds are Not Necessarily Better*, 2018,
         section 5.
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(_checks.expected("beta", "a number from 0 to 1", beta))
+    _checks.require(0 <= beta <= 1, "beta", "a number from 0 to 1", beta)
     elbo, bound = Reconstruction() + KL("monte_carlo"), objectives.ImportanceWeighted()
     return _gaussian(likelihood, latent_dim, nets, beta * elbo + (1 - beta) * bound)
 
@@ -949,7 +940,8 @@ def joint_vae(
     """
     discrete = latents.CategoricalLatent(1, classes, temperature)
     latent = latents.ProductLatent(GaussianLatent(latent_dim), discrete)
-    continuous, other = _two("capacities", capacities)
+    _checks.require(len(capacities) == 2, "capacities", "two numbers", capacities)
+    continuous, other = capacities
     ends = continuous, min(other, math.log(classes))
     rising = [schedules.Linear(0, end, steps) for end in ends]
     held = objectives.Capacity(rising, groups=[latent_dim, classes])
@@ -1091,7 +1083,9 @@ def two_layer_vae(
         Y. Burda, R. Grosse and R. Salakhutdinov, *Importance Weighted Autoencoders*, 2016,
         section 5.
     """
-    (low, high), (first, second) = _two("latent_dims", latent_dims), _two("hidden", hidden)
+    _checks.require(len(latent_dims) == 2, "latent_dims", "two numbers", latent_dims)
+    _checks.require(len(hidden) == 2, "hidden", "two numbers", hidden)
+    (low, high), (first, second) = latent_dims, hidden
     wide, narrow = [first] * 2, [second] * 2
     prior = TopDown([low, high], [networks.mlp(high, narrow, 2 * low, activation=activation)])
     latent = BottomUp([low, high], [networks.mlp(low, narrow, 2 * high, activation=activation)])
@@ -1128,9 +1122,8 @@ def ladder_vae(
     References:
         C. K. Sonderby et al., *Ladder Variational Autoencoders*, 2016, section 2.
     """
-    if len(hidden) != len(latent_dims):
-        what = f"a width for each of the {len(latent_dims)} layers"
-        raise ValueError(_checks.expected("hidden", what, tuple(hidden)))
+    what = f"a width for each of the {len(latent_dims)} layers"
+    _checks.require(len(hidden) == len(latent_dims), "hidden", what, tuple(hidden))
     pairs = zip(latent_dims[:0:-1], latent_dims[-2::-1], hidden[-2::-1], strict=True)
     nets = [networks.mlp(above, [width], 2 * below) for above, below, width in pairs]
     prior = TopDown(latent_dims, nets)

@@ -234,21 +234,18 @@ class VAE(nn.Module):
             raise TypeError(_checks.expected("encoder", what, type(encoder).__name__, hint))
         self.encoder = encoder
         self.decoder = decoder
-        self.latent_dim: int
-        self.latent_dim = dim = encoder.latent.dim  # type: ignore[assignment]
+        self.latent_dim: int = encoder.latent.dim  # type: ignore[assignment]
         shared = getattr(encoder.latent, "prior", None)  # a ladder's
         prior = shared if prior is None else prior
-        if shared is not None and prior is not shared:
-            what = "the one that the latent was made of, whose networks it shares"
-            raise ValueError(_checks.expected("prior", what, repr(prior)))
+        what = "the one that the latent was made of, whose networks it shares"
+        _checks.require(shared is None or prior is shared, "prior", what, prior)
         self.prior = _default_prior(encoder.latent) if prior is None else prior
+        what = f"{self.latent_dim} latent dimensions, as the encoder has"
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
             ("prior", getattr(self.prior, "dim", None)),
         ):
-            if got not in (None, dim):
-                what = f"{dim} latent dimensions, as the encoder has"
-                raise ValueError(_checks.expected(argument, what, got))
+            _checks.require(got in (None, self.latent_dim), argument, what, got)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a part, and keep a prior that refers to the encoder (a VampPrior) to the model's."""
@@ -551,6 +548,5 @@ def _size(net: object, name: str) -> int | None:
 
 def _check_outputs(net: nn.Module, reader: nn.Module, num_params: int) -> None:
     got = _size(net, "out_shape")
-    if got not in (None, num_params):
-        what = f"{num_params} outputs for each element, as {reader} takes"
-        raise ValueError(_checks.expected("net", what, got))
+    what = f"{num_params} outputs for each element, as {reader} takes"
+    _checks.require(got in (None, num_params), "net", what, got)

@@ -25,8 +25,7 @@ class Kernel(ABC):
     """
 
     def __init__(self, *bandwidths: float) -> None:
-        if not bandwidths:
-            raise ValueError(_checks.expected("bandwidths", "at least one number", "none"))
+        _checks.require(len(bandwidths) > 0, "bandwidths", "at least one number", "none")
         self.bandwidths = tuple(_checks.number("bandwidths", h, above=0) for h in bandwidths)
 
     @abstractmethod

@@ -60,9 +60,8 @@ class Objective(nn.Module):
         super().__init__()
         names = [name for term, _ in terms for name in term.names]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            hint = "Add their weights, or give one a name of its own: KL(name='other')."
-            raise ValueError(_checks.expected("terms", "one term of each name", twice, hint))
+        hint = "Add their weights, or give one a name of its own: KL(name='other')."
+        _checks.require(not twice, "terms", "one term of each name", twice, hint)
         for term, weight in terms:
             if not callable(weight):
                 _checks.number(f"weight of {term!r}", weight, low=0)
@@ -175,8 +174,7 @@ class Term(nn.Module, ABC):
         super().__init__()
         if name is None:
             name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-        if name == "loss":
-            raise ValueError(_checks.expected("name", "another than the total's", repr(name)))
+        _checks.require(name != "loss", "name", "another than the total's", repr(name))
         self.name = name
 
     @abstractmethod

@@ -58,7 +58,7 @@ class Capacity(Term):
         groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__(name)
-        self.groups = None if groups is None else _sizes(groups)
+        self.groups = None if groups is None else _checks.positive_ints("groups", groups)
         several = isinstance(capacity, Sequence)
         self._each = list(capacity) if isinstance(capacity, Sequence) else [capacity]
         if several != (self.groups is not None) or len(self._each) != len(self.groups or [0]):
@@ -129,7 +129,7 @@ class FreeBits(Term):
     ) -> None:
         super().__init__(name)
         self.floor = _checks.number("floor", floor, above=0)
-        self.groups = None if groups is None else _sizes(groups)
+        self.groups = None if groups is None else _checks.positive_ints("groups", groups)
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the KL with its free nats, a scalar."""
@@ -167,17 +167,13 @@ class BalancedKL(Term):
 
     def __init__(self, groups: Sequence[int], name: str = "balanced_kl") -> None:
         super().__init__(name)
-        self.groups = _sizes(groups)
+        self.groups = _checks.positive_ints("groups", groups)
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the balanced KL of each element, ``(B,)``."""
         return losses.balanced_kl(
             losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
         )
-
-
-def _sizes(groups: Sequence[int]) -> list[int]:
-    return [_checks.positive_int("groups", size) for size in groups]
 
 
 def _check_rising(capacity: float | Schedule) -> None:
