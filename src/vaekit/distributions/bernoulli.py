@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,11 +85,6 @@ class IndependentBernoulli(Checked):
     def variance(self) -> Tensor:
         """The variances, of shape ``(*batch, *event)``."""
         return self.mean * (-self.logits).sigmoid()
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "IndependentBernoulli":
-        """Return the same distribution over a larger batch."""
-        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
-        return IndependentBernoulli(logits, len(self.event_shape), self.grey_levels, False)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:

@@ -60,6 +60,9 @@ class Chain(Reparameterized):
         event = torch.Size((sum(self.sizes),))
         super().__init__(first.batch_shape, event, validate_args=validate_args)
 
+    # Refused, for the networks that its conditionals run have no batch.
+    expand = Distribution.expand  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"Chain(sizes={list(self.sizes)}, batch_shape={tuple(self.batch_shape)})"
 

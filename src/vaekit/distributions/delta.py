@@ -1,7 +1,7 @@
 """A point that has all the mass: what an autoencoder without noise infers."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -71,16 +71,6 @@ class PointMass(Reparameterized):
     def variance(self) -> Tensor:
         """Zeros."""
         return torch.zeros_like(self.point)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "PointMass":
-        """Return the same distribution over a larger batch."""
-        batch = torch.Size(batch_shape)
-        commitment, indices = self.commitment, self.indices
-        return PointMass(
-            self.point.expand(batch + self.event_shape),
-            None if commitment is None else commitment.expand(batch),
-            None if indices is None else indices.expand(batch + indices.shape[-1:]),
-        )
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Return the point, ``(*sample_shape, *batch, dim)``."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -134,11 +133,6 @@ class RelaxedCategorical(Reparameterized):
         """The variances of the one-hot vectors' entries."""
         return self.mean * (1 - self.mean)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedCategorical":
-        """Return the same distribution over a larger batch."""
-        logits = self.logits.expand(torch.Size(batch_shape) + self.logits.shape[-2:])
-        return RelaxedCategorical(logits, self.temperature, self.hard, validate_args=False)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, variables * classes)``, with a gradient to the logits."""
         y = ((self.logits + _gumbel(self.logits, sample_shape)) / self.temperature).softmax(-1)
@@ -224,11 +218,6 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         """Zeros and ones; relaxed, all that lies between them."""
         values = constraints.boolean if self.hard else constraints.unit_interval
         return constraints.independent(values, 1)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "RelaxedBernoulli":
-        """Return the same distribution over a larger batch."""
-        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
-        return RelaxedBernoulli(logits, self.temperature, self.hard, validate_args=False)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with a gradient to the logits."""

@@ -1,14 +1,19 @@
 """What the distributions of this package share: events, and densities by dimension."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from vaekit import _checks
+from vaekit.distributions.detach import mapped
 
 __all__ = ["Checked", "check_value", "log_prob_by_dimension", "sum_event"]
+
+_D = TypeVar("_D", bound=Distribution)
 
 
 class Checked(Distribution):
@@ -26,6 +31,13 @@ class Checked(Distribution):
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
         flags = "".join(f", {flag}=True" for flag in self._flags if getattr(self, flag))
         return f"{type(self).__name__}({shapes}{flags})"
+
+    def expand(self: _D, batch_shape: Sequence[int], _instance: Any = None) -> _D:
+        """Return the same distribution over a larger batch, where all its tensors are of one."""
+        batch, ndims = torch.Size(batch_shape), len(self.batch_shape)
+        expanded = mapped(self, lambda tensor: tensor.expand(batch + tensor.shape[ndims:]))
+        expanded._batch_shape, expanded._validate_args = batch, False
+        return expanded
 
 
 def log_prob_by_dimension(

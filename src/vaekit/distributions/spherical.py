@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,14 +122,6 @@ class PowerSpherical(Reparameterized):
         squared = self.direction.square()
         along = (1 - off - self._mean_cosine.square())[..., None] * squared
         return along + (off / (2 * beta))[..., None] * (1 - squared)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "PowerSpherical":
-        """Return the same distribution over a larger batch."""
-        new = type(self).__new__(type(self))
-        batch = torch.Size(batch_shape)
-        direction = self.direction.expand(batch + self.event_shape)
-        PowerSpherical.__init__(new, direction, self.concentration.expand(batch), False)
-        return new
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with a gradient to direction and concentration."""

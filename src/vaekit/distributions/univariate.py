@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import Distribution, constraints
+
+from vaekit.distributions.events import Checked
 
 __all__ = [
     "Categorical",
@@ -37,15 +37,10 @@ def bounded(
     return torch.where(over > 0, high + 1 - 1 / (1 + over), inside)
 
 
-class _Univariate(Distribution):
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
+class _Univariate(Checked):
     def __init__(self, *params: Tensor) -> None:
         self._params = torch.broadcast_tensors(*params)
         super().__init__(self._params[0].shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_Univariate":
-        return type(self)(*(param.expand(torch.Size(batch_shape)) for param in self._params))
 
     def _uniform(self, sample_shape: Sequence[int]) -> Tensor:
         like = self._params[0].expand(torch.Size(sample_shape) + self.batch_shape)
@@ -154,11 +149,6 @@ class DiscretizedLogistic(_Univariate):
     ) -> None:
         super().__init__(mu, log_scale)
         self.mu, self.scale, self.levels = mu, log_scale.exp(), levels
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "DiscretizedLogistic":
-        """Return the same distribution over a larger batch."""
-        mu, log_scale = (param.expand(torch.Size(batch_shape)) for param in self._params)
-        return DiscretizedLogistic(mu, log_scale, self.levels)
 
     @property
     def mean(self) -> Tensor:
