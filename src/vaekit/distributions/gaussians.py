@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +20,7 @@ from torch.distributions import (
 
 from vaekit import _checks
 from vaekit.distributions.events import check_value, sum_event
-from vaekit.distributions.supports import Reparameterized, check_within
+from vaekit.distributions.supports import Reparameterized, check_within, refuse
 
 __all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
 
@@ -313,12 +314,7 @@ def _as_independent(distribution: DiagonalGaussian) -> _Independent:
 
 def refuse_gaussian(kind: type[Distribution], what: str) -> None:
     """Refuse a divergence from a Gaussian, which shares no base measure with this kind."""
-
-    def refuse(q: Distribution, p: Distribution) -> Tensor:
-        hint = "The latent's default_prior() is one that fits."
-        raise TypeError(_checks.expected("prior", what, repr(p), hint))
-
-    register_kl(kind, DiagonalGaussian)(refuse)
+    register_kl(kind, DiagonalGaussian)(partial(refuse, what=what))
 
 
 register_kl(DiagonalGaussian, DiagonalGaussian)(_kl_gaussian_gaussian)

@@ -83,6 +83,7 @@ class PowerSpherical(Reparameterized):
             what = f"the direction's batch shape, {tuple(direction.shape[:-1])}"
             raise ValueError(_checks.expected("concentration", what, tuple(concentration.shape)))
         self.direction, self.concentration = direction, concentration
+        self._beta = 0.5 * (direction.shape[-1] - 1)
         shapes = direction.shape[:-1], direction.shape[-1:]
         super().__init__(*shapes, validate_args=validate_args)
         if self._validate_args and _checks.eager():
@@ -95,10 +96,6 @@ class PowerSpherical(Reparameterized):
                 lengths = direction.norm(dim=-1)
                 got = f"lengths from {lengths.min().item():g} to {lengths.max().item():g}"
                 raise ValueError(_checks.expected("direction", "vectors of length 1", got))
-
-    @property
-    def _beta(self) -> float:
-        return 0.5 * (self.event_shape[0] - 1)
 
     @property
     def _mean_cosine(self) -> Tensor:

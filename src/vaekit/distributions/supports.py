@@ -13,7 +13,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
 
-__all__ = ["Reparameterized", "check_comparable", "check_inside", "check_within"]
+__all__ = ["Reparameterized", "check_comparable", "check_inside", "check_within", "refuse"]
 
 
 class Reparameterized(Checked):
@@ -69,7 +69,7 @@ def check_comparable(posterior: Distribution, prior: Distribution) -> None:
     if _checks.eager():
         measures = [[one.measure for one in _dimensions(each)] for each in (posterior, prior)]
         if measures[0] != measures[1]:
-            _refuse(posterior, prior, "a density of the same kind as the posterior's")
+            refuse(posterior, prior, "a density of the same kind as the posterior's")
     check_within(posterior, prior)
 
 
@@ -90,10 +90,11 @@ def check_within(posterior: Distribution, prior: Distribution) -> None:
         return
     for one, other in zip(_dimensions(posterior), allowed, strict=True):
         if torch.as_tensor((one.low < other.low) | (one.high > other.high)).any():
-            _refuse(posterior, prior, "one that has a density wherever the posterior has one")
+            refuse(posterior, prior, "one that has a density wherever the posterior has one")
 
 
-def _refuse(posterior: Distribution, prior: Distribution, what: str) -> NoReturn:
+def refuse(posterior: Distribution, prior: Distribution, what: str) -> NoReturn:
+    """Say what prior was expected for a posterior."""
     hint = "The latent's default_prior() is one that fits."
     raise TypeError(_checks.expected("prior", what, f"{prior!r} for {posterior!r}", hint))
 
