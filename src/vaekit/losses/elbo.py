@@ -143,8 +143,12 @@ def kl_divergence(
     if z is None:
         z = q.rsample()
     _checks.trailing_shape("z", z, (*q.batch_shape, *q.event_shape))
-    difference: Tensor = q.log_prob(z) - p.log_prob(z)
-    return difference.mean(0) if difference.ndim > len(q.batch_shape) else difference
+    return over_draws(q.log_prob(z) - p.log_prob(z), len(q.batch_shape))
+
+
+def over_draws(value: Tensor, ndim: int = 1) -> Tensor:
+    """Take the mean over draws of what has ``ndim`` dimensions for each, where there are more."""
+    return value.mean(0) if value.ndim > ndim else value
 
 
 def kl_method(posterior: Distribution, prior: Distribution) -> KLMethod:
@@ -316,6 +320,15 @@ def _posterior_and_prior(
     return posterior, prior
 
 
+def check_estimator(estimator: Estimator, dataset_posterior: Distribution | None) -> None:
+    """Say so when an estimator is unknown, or lacks the posterior that it is to be exact about."""
+    _checks.one_of("estimator", estimator, get_args(Estimator))
+    if estimator == "exact" and dataset_posterior is None:
+        what = "the posterior of the whole data set for estimator='exact'"
+        hint = "model.encode(data) infers it."
+        raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
+
+
 def _aggregate_log_densities(
     posterior: Distribution,
     z: Tensor,
@@ -324,17 +337,13 @@ def _aggregate_log_densities(
     dataset_posterior: Distribution | None,
 ) -> tuple[Tensor, Tensor]:
     """Estimate log q(z), (B,), and log q(z_j), (B, dim), at each draw."""
-    _checks.one_of("estimator", estimator, get_args(Estimator))
+    check_estimator(estimator, dataset_posterior)
     shape = (*posterior.batch_shape, *posterior.event_shape)
     if len(shape) != 2 or z.shape != shape:
         what = f"shape (batch, dim), as the posterior's {shape}: one draw for each element"
         raise ValueError(_checks.expected("z", what, tuple(z.shape)))
     batch = len(z)
-    if estimator == "exact":
-        if dataset_posterior is None:
-            what = "the posterior of the whole data set for estimator='exact'"
-            hint = "model.encode(data) infers it."
-            raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
+    if estimator == "exact" and dataset_posterior is not None:
         posterior, size = dataset_posterior, dataset_posterior.batch_shape.numel()
         own = others = -math.log(size)
     else:

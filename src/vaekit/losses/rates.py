@@ -20,7 +20,7 @@ from vaekit.distributions import (
     log_prob_by_dimension,
 )
 from vaekit.distributions.supports import check_comparable
-from vaekit.losses.elbo import KLMethod, _posterior_and_prior, kl_divergence
+from vaekit.losses.elbo import KLMethod, _posterior_and_prior, kl_divergence, over_draws
 
 __all__ = ["balanced_kl", "capacity", "free_bits", "kl_by_dimension", "kl_by_group"]
 
@@ -229,7 +229,7 @@ def _by_dimension(
     if z is None:
         z = q.rsample()
     difference = log_prob_by_dimension(q, z) - log_prob_by_dimension(p, z)
-    return _over_draws(difference, q)
+    return over_draws(difference, len(q.batch_shape) + 1)
 
 
 def _by_group(
@@ -254,15 +254,10 @@ def _by_group(
         stop = start + part.event_shape.numel()
         edges = [start, *(end for end in accumulate(sizes) if start < end < stop), stop]
         within = _by_group(part, prior, [b - a for a, b in pairwise(edges)], piece, method)
-        by_part.append(_over_draws(within, q))
+        by_part.append(over_draws(within, len(q.batch_shape) + 1))
         ends, start = ends + edges[1:], stop
     counts = [sum(a < end <= b for end in ends) for a, b in pairwise([0, *accumulate(sizes)])]
     return _grouped(torch.cat(by_part, -1), counts)
-
-
-def _over_draws(value: Tensor, q: Distribution) -> Tensor:
-    """Take the mean over draws, where there are several, of what is more than one number each."""
-    return value.mean(0) if value.ndim > len(q.batch_shape) + 1 else value
 
 
 def _parts(

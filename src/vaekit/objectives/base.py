@@ -227,11 +227,6 @@ class Term(nn.Module, ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def over_draws(value: Tensor) -> Tensor:
-    """Take the mean over draws, where there are several."""
-    return value.mean(0) if value.ndim > 1 else value
-
-
 def _pairs(objective: Objective | Term) -> "list[tuple[Term, Weight]]":
     return objective.pairs if isinstance(objective, Objective) else [(objective, 1)]
 

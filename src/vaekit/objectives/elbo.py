@@ -9,7 +9,8 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, losses
 from vaekit.distributions import detached
-from vaekit.objectives.base import Term, Weight, _at, over_draws
+from vaekit.losses.elbo import check_estimator, over_draws
+from vaekit.objectives.base import Term, Weight, _at
 from vaekit.vae import VAEOutput
 
 __all__ = ["KL", "DecomposedKL", "Reconstruction", "TotalCorrelation"]
@@ -76,10 +77,7 @@ class _Aggregate(Term):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        _checks.one_of("estimator", estimator, ("stratified", "weighted", "exact"))
-        if estimator == "exact" and dataset_posterior is None:
-            what = "the posterior of the whole data set for estimator='exact'"
-            raise ValueError(_checks.expected("dataset_posterior", what, None))
+        check_estimator(estimator, dataset_posterior)
         if dataset_size is not None:
             _checks.positive_int("dataset_size", dataset_size)
         self.estimator = estimator

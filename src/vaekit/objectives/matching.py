@@ -15,7 +15,8 @@ from torch.optim import Adam, Optimizer
 
 from vaekit import _checks, losses, networks
 from vaekit.distributions import Joint
-from vaekit.objectives.base import Term, over_draws
+from vaekit.losses.elbo import over_draws
+from vaekit.objectives.base import Term
 from vaekit.vae import VAEOutput
 
 __all__ = ["MMD", "AdversarialPrior", "AdversarialTotalCorrelation"]

@@ -6,7 +6,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vaekit import _checks, losses
-from vaekit.objectives.base import Term, over_draws
+from vaekit.losses.elbo import over_draws
+from vaekit.objectives.base import Term
 from vaekit.vae import VAEOutput
 
 __all__ = ["DIP", "Commitment", "GradientPenalty", "LatentL2"]
