@@ -85,11 +85,9 @@ def check_within(posterior: Distribution, prior: Distribution) -> None:
     general: Any = TransformedDistribution.support
     if not _checks.eager() or type(inner).support is general:
         return
-    allowed = _dimensions(prior)
-    if all(one.endless for one in allowed):
-        return
-    for one, other in zip(_dimensions(posterior), allowed, strict=True):
-        if torch.as_tensor((one.low < other.low) | (one.high > other.high)).any():
+    for one, other in zip(_dimensions(posterior), _dimensions(prior), strict=True):
+        beyond = (one.low < other.low) | (one.high > other.high)
+        if beyond.any() if isinstance(beyond, Tensor) else beyond:
             refuse(posterior, prior, "one that has a density wherever the posterior has one")
 
 
@@ -105,10 +103,6 @@ class _Dimension(NamedTuple):
     measure: str
     low: Any = math.nan  # a number, or a tensor over the batch; NaN, which nothing is below, where
     high: Any = math.nan  # it is not known
-
-    @property
-    def endless(self) -> bool:
-        return all(not isinstance(end, Tensor) and math.isinf(end) for end in (self.low, self.high))
 
 
 def _dimensions(distribution: Distribution) -> list[_Dimension]:
