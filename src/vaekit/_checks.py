@@ -89,18 +89,19 @@ def no_nan(argument: str, value: Tensor, known: bool | None = None) -> None:
     """Name the argument that holds NaN. Looks at the values, so callers ask `eager` first."""
     suspect = math.isnan(value.detach().sum().item()) if known is None else known  # the quick look
     if suspect and value.isnan().any():
-        count = int(value.isnan().sum())
-        got = f"{count} NaN among {value.numel()} (shape {tuple(value.shape)})"
-        raise NotFiniteError(expected(argument, "no NaN", got))
+        raise _not_finite(argument, "no NaN", value.isnan(), "NaN")
 
 
 def finite(argument: str, value: Tensor) -> None:
     """Name the argument that holds NaN, or infinite values; for when something has gone wrong."""
     no_nan(argument, value)
     if not value.isfinite().all():
-        count = int((~value.isfinite()).sum())
-        got = f"{count} infinite among {value.numel()} (shape {tuple(value.shape)})"
-        raise NotFiniteError(expected(argument, "finite values", got))
+        raise _not_finite(argument, "finite values", ~value.isfinite(), "infinite")
+
+
+def _not_finite(argument: str, what: str, bad: Tensor, word: str) -> NotFiniteError:
+    got = f"{int(bad.sum())} {word} among {bad.numel()} (shape {tuple(bad.shape)})"
+    return NotFiniteError(expected(argument, what, got))
 
 
 def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
