@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
-from vaekit.distributions.events import Checked, check_value, sum_event
+from vaekit.distributions.events import Checked, check_value, divided, sum_event
 
 __all__ = ["IndependentBernoulli"]
 
@@ -61,9 +61,7 @@ class IndependentBernoulli(Checked):
         validate_args: bool | None = None,
     ) -> None:
         self.logits, self.grey_levels = logits, grey_levels
-        batch_ndims = logits.ndim - event_ndims
-        shapes = logits.shape[:batch_ndims], logits.shape[batch_ndims:]
-        super().__init__(*shapes, validate_args=validate_args)
+        super().__init__(*divided(logits.shape, event_ndims), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:

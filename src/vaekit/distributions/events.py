@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, constraints
 from vaekit import _checks
 from vaekit.distributions.detach import mapped
 
-__all__ = ["Checked", "check_value", "log_prob_by_dimension", "sum_event"]
+__all__ = ["Checked", "check_value", "divided", "log_prob_by_dimension", "sum_event"]
 
 _D = TypeVar("_D", bound=Distribution)
 
@@ -65,6 +65,12 @@ def log_prob_by_dimension(
         return log_prob
     what = "a distribution over one dimension of independent ones (a diagonal Gaussian, say)"
     raise TypeError(_checks.expected("distribution", what, repr(distribution)))
+
+
+def divided(shape: torch.Size, event_ndims: int) -> tuple[torch.Size, torch.Size]:
+    """Return the shapes of the batch and of the event that make up a shape."""
+    batch_ndims = len(shape) - event_ndims
+    return shape[:batch_ndims], shape[batch_ndims:]
 
 
 def sum_event(distribution: Distribution, value: Tensor) -> Tensor:

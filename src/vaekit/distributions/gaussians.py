@@ -19,7 +19,7 @@ from torch.distributions import (
 )
 
 from vaekit import _checks
-from vaekit.distributions.events import check_value, sum_event
+from vaekit.distributions.events import check_value, divided, sum_event
 from vaekit.distributions.supports import Reparameterized, check_within, refuse
 
 __all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
@@ -83,9 +83,7 @@ class DiagonalGaussian(Reparameterized):
         if mu.ndim < event_ndims:
             what = f"at least {event_ndims} dimensions"
             raise ValueError(_checks.expected("mu", what, f"shape {tuple(mu.shape)}"))
-        batch_ndims = mu.ndim - event_ndims
-        shapes = mu.shape[:batch_ndims], mu.shape[batch_ndims:]
-        super().__init__(*shapes, validate_args=validate_args)
+        super().__init__(*divided(mu.shape, event_ndims), validate_args=validate_args)
         look = self._validate_args and _checks.eager()
         usual = look and _checks.within(_LOGVAR_BOUND, logvar)
         self.mu, self.logvar = mu, logvar
@@ -258,9 +256,7 @@ class StandardGaussian(DiagonalGaussian):
 
     def __init__(self, zeros: Float[Tensor, "*shape"], event_ndims: int = 1) -> None:
         self.mu = self.logvar = self._log_variance = zeros
-        batch_ndims = zeros.ndim - event_ndims
-        shapes = zeros.shape[:batch_ndims], zeros.shape[batch_ndims:]
-        Distribution.__init__(self, *shapes, validate_args=False)
+        Distribution.__init__(self, *divided(zeros.shape, event_ndims), validate_args=False)
 
 
 # --- Closed-form divergences, in nats and summed over the event --------------------------------
