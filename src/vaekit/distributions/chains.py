@@ -72,7 +72,7 @@ class Chain(Reparameterized):
 
         That is a typical point, and the mean itself where the conditional means are linear.
         """
-        return self._follow(lambda distribution, shape: distribution.mean, torch.Size())
+        return self._follow(self.first.mean, lambda distribution: distribution.mean)
 
     def tempered(self, temperature: float) -> "Chain":
         """Return the chain with the standard deviation of every block times ``temperature``.
@@ -90,8 +90,8 @@ class Chain(Reparameterized):
         Shape:
             Returns ``(*sample_shape, *batch, dim)``.
         """
-        shape = torch.Size(sample_shape)
-        return self._follow(lambda distribution, shape: distribution.rsample(shape), shape)
+        drawn = self.first.rsample(torch.Size(sample_shape))
+        return self._follow(drawn, lambda distribution: distribution.rsample())
 
     def log_prob(self, value: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats.
@@ -123,13 +123,11 @@ class Chain(Reparameterized):
         found = [self.first, *(conditional(block) for conditional, block in pairs)]
         return found[::-1] if self.reverse else found
 
-    def _follow(
-        self, take: Callable[[Distribution, torch.Size], Tensor], shape: torch.Size
-    ) -> Tensor:
-        """Take a value of each block given the one before, and join them."""
-        blocks = [take(self.first, shape)]
+    def _follow(self, first: Tensor, take: Callable[[Distribution], Tensor]) -> Tensor:
+        """Take a value of each further block given the one before, and join them."""
+        blocks = [first]
         for conditional in self.conditionals:
-            blocks.append(take(conditional(blocks[-1]), torch.Size()))
+            blocks.append(take(conditional(blocks[-1])))
         for block, size in zip(blocks, self.sizes, strict=True):
             if block.shape[-1] != size:
                 what = f"{list(self.sizes)} dimensions, as the blocks have"
