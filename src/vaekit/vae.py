@@ -446,17 +446,16 @@ class VAE(nn.Module):
     def _ask(self, part: Callable[..., Any], context: Context | None, *args: Tensor) -> Any:
         """Call a part, with the context where it takes one."""
         context = self._as_context(context)
-        if context is None:
-            if getattr(part, "takes_context", False):
-                what = f"one for each element, as {type(part).__name__} takes"
-                raise TypeError(_checks.expected("context", what, None))
-            return part(*args)
-        if not self.takes_context:
+        takes = getattr(part, "takes_context", False)
+        if takes and context is None:
+            what = f"one for each element, as {type(part).__name__} takes"
+            raise TypeError(_checks.expected("context", what, None))
+        if context is not None and not self.takes_context:
             what = "none, since no part of this model takes one"
             hint = "vaekit.networks.Conditioned(net, size) makes a network that does."
             got = f"one of shape {tuple(context.shape)}"
             raise TypeError(_checks.expected("context", what, got, hint))
-        return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
+        return part(*args, context) if takes else part(*args)
 
     def _decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         _checks.trailing_shape("z", z, (self.latent_dim,))
