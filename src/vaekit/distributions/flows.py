@@ -56,15 +56,13 @@ class FlowDistribution(Reparameterized):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch drops what an inverse is the inverse of, so that goes in its place.
-        turned = [isinstance(one, _InverseTransform) for one in self.transforms]
-        kept = [one.inv if back else one for one, back in zip(self.transforms, turned, strict=True)]
-        return vars(self) | {"transforms": kept, "_turned": turned, "_drawn": None}
+        turned = ((one, isinstance(one, _InverseTransform)) for one in self.transforms)
+        kept = [(one.inv if back else one, back) for one, back in turned]
+        return vars(self) | {"transforms": kept, "_drawn": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        turned = state.pop("_turned")
         vars(self).update(state)
-        kept = zip(self.transforms, turned, strict=True)
-        self.transforms = [one.inv if back else one for one, back in kept]
+        self.transforms = [one.inv if back else one for one, back in state["transforms"]]
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
