@@ -56,6 +56,7 @@ class Joint(Checked):
         self._sizes = [part.event_shape[0] for part in self.parts]
         self.columns = None if columns is None else [list(places) for places in columns]
         self._order = None if self.columns is None else _order(self.columns, self._sizes)
+        self.layout = self._sizes if self.columns is None else None  # as of a Chain
         self.has_rsample = all(part.has_rsample for part in self.parts)
         super().__init__(alike.pop(), torch.Size([sum(self._sizes)]), validate_args=False)
 

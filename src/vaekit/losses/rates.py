@@ -265,12 +265,9 @@ def _parts(
 ) -> list[tuple[Distribution, Distribution, Tensor | None]] | None:
     """Divide posterior, prior and draws where one of the two consists of parts."""
     whole = next((each for each in (q, p) if isinstance(each, Joint | Chain)), None)
-    if isinstance(whole, Chain):
-        sizes = whole.layout
-    elif whole is not None and whole.columns is None:
-        sizes = [part.event_shape.numel() for part in whole.parts]
-    else:
+    if whole is None or whole.layout is None:
         return None
+    sizes = whole.layout
     one, other = _divided(q, sizes, z), _divided(p, sizes, z)
     if one is None or other is None:
         return None
@@ -285,8 +282,7 @@ def _divided(
     if isinstance(distribution, Chain):
         return distribution.given(z) if z is not None and distribution.layout == sizes else None
     if isinstance(distribution, Joint):
-        fits = [part.event_shape.numel() for part in distribution.parts] == sizes
-        return distribution.parts if fits and distribution.columns is None else None
+        return distribution.parts if distribution.layout == sizes else None
     one = _univariate(distribution)
     if isinstance(one, StandardGaussian):
         return [StandardGaussian(zeros) for zeros in one.mu.split(sizes, -1)]
