@@ -3,6 +3,8 @@
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -60,6 +62,15 @@ def event_shape(argument: str, value: Any) -> torch.Size:
     sizes = tuple(value) if isinstance(value, Sequence) else (value,)
     require(len(sizes) > 0, argument, "at least one dimension", repr(value))
     return torch.Size(positive_ints(argument, sizes))
+
+
+def module(name: str, needing: str, package: str, install: str) -> ModuleType:
+    """Import a module, or say what needs its package, and how that is installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        message = f"{needing} needs {package}: pip install {install} ({error})."
+        raise ImportError(message) from error
 
 
 def eager() -> bool:

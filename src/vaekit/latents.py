@@ -489,12 +489,9 @@ class VectorQuantizedLatent(Latent):
 
 def _vector_quantizer(dim: int, codes: int) -> nn.Module:
     _checks.positive_int("codebook", codes)
-    try:
-        from vector_quantize_pytorch import VectorQuantize
-    except ImportError as error:
-        needs = "VectorQuantizedLatent needs vector-quantize-pytorch: pip install vaekit[vq]"
-        raise ImportError(needs) from error
-    quantizer: nn.Module = VectorQuantize(
+    needs = "VectorQuantizedLatent", "vector-quantize-pytorch", "vaekit[vq]"
+    library = _checks.module("vector_quantize_pytorch", *needs)
+    quantizer: nn.Module = library.VectorQuantize(
         dim=dim, codebook_size=codes, decay=0.99, rotation_trick=False
     )
     return quantizer

@@ -415,12 +415,9 @@ def fit_gaussian_mixture(
     """
     _checks.positive_int("components", components)
     _check_latents(z, components)
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError as error:
-        message = f'This fit needs scikit-learn: pip install "vaekit[plots]" ({error}).'
-        raise ImportError(message) from error
-    found = GaussianMixture(components, covariance_type="diag", random_state=seed)
+    needs = "This fit", "scikit-learn", '"vaekit[plots]"'
+    mixtures = _checks.module("sklearn.mixture", *needs)
+    found = mixtures.GaussianMixture(components, covariance_type="diag", random_state=seed)
     found.fit(z.detach().double().cpu().numpy())
     prior = MixtureOfGaussians(z.shape[1], components).to(z)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
+from vaekit import _checks
 from vaekit.distributions.events import check_value
 from vaekit.distributions.supports import Reparameterized
 
@@ -152,11 +153,7 @@ def import_zuko() -> ModuleType:
     """
     first = "zuko" not in sys.modules
     default = Distribution._validate_args, Distribution.__dict__["arg_constraints"]
-    try:
-        import zuko
-    except ImportError as error:
-        message = f'This flow needs zuko: pip install "vaekit[flows]" ({error}).'
-        raise ImportError(message) from error
+    zuko = _checks.module("zuko", "This flow", "zuko", '"vaekit[flows]"')
     if first:
         Distribution._validate_args, Distribution.arg_constraints = default  # type: ignore[method-assign]
         for own in vars(zuko.distributions).values():
@@ -164,5 +161,4 @@ def import_zuko() -> ModuleType:
                 own._validate_args = False  # type: ignore[attr-defined]
                 if "arg_constraints" not in vars(own):
                     own.arg_constraints = {}  # type: ignore[attr-defined]
-    module: ModuleType = zuko
-    return module
+    return zuko

@@ -4,7 +4,6 @@ Distances are taken where the features of the real ones are, in double precision
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from os import PathLike, fspath
 from typing import NamedTuple
 
@@ -292,11 +291,8 @@ def inception_features(
     """
     _checks.one_of("dim", str(dim), ("64", "192", "768", "2048"))
     _checks.positive_int("batch_size", batch_size)
-    try:
-        networks = import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except ImportError as error:
-        message = f"inception_features needs torch-fidelity: pip install torch-fidelity ({error})."
-        raise ImportError(message) from error
+    needs = "inception_features", "torch-fidelity", "torch-fidelity"
+    networks = _checks.module("torch_fidelity.feature_extractor_inceptionv3", *needs)
     path = None if weights is None else fspath(weights)
     network = networks.FeatureExtractorInceptionV3("inception", [str(dim)], path).to(device).eval()
 

@@ -304,13 +304,8 @@ def neighbourhood_preservation(
 
 def scikit_learn(module: str) -> ModuleType:
     """Import a module of scikit-learn's, or name the extra that brings it."""
-    from importlib import import_module
-
-    try:
-        return import_module(f"sklearn.{module}")
-    except ImportError as error:
-        message = f'This metric needs scikit-learn: pip install "vaekit[plots]" ({error}).'
-        raise ImportError(message) from error
+    needs = "This metric", "scikit-learn", '"vaekit[plots]"'
+    return _checks.module(f"sklearn.{module}", *needs)
 
 
 def as_points(argument: str, values: Tensor) -> Array:

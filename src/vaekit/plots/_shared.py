@@ -64,15 +64,8 @@ class Grid(NamedTuple):
 
 def import_(name: str, package: str = "") -> ModuleType:
     """Import a module, or name what brings it: the extra, or else ``package``."""
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        install = package or '"vaekit[plots]"'
-        raise ImportError(
-            f"This picture needs {package or name.split('.')[0]}: pip install {install} ({error})."
-        ) from error
+    needs = package or name.split(".")[0], package or '"vaekit[plots]"'
+    return _checks.module(name, "This picture", *needs)
 
 
 def new_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
