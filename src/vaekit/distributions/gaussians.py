@@ -20,7 +20,7 @@ from torch.distributions import (
 
 from vaekit import _checks
 from vaekit.distributions.events import check_value, divided, sum_event
-from vaekit.distributions.supports import Reparameterized, check_within, refuse
+from vaekit.distributions.supports import Reparameterized, check_comparable, refuse
 
 __all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
 
@@ -275,7 +275,7 @@ def _kl_gaussian_standard(q: DiagonalGaussian, p: StandardGaussian) -> Tensor:
 def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
     if isinstance(p.base_dist, Normal):
         return kl_divergence(q, _as_gaussian(p))
-    check_within(q, p)  # of what lies in a part of the reals, torch's is infinite
+    check_comparable(q, p)  # of what lies in a part of the reals, torch's is infinite
     return kl_divergence(_as_independent(q), p)  # torch knows others, Laplace's say
 
 

@@ -13,7 +13,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
 
-__all__ = ["Reparameterized", "check_comparable", "check_inside", "check_within", "refuse"]
+__all__ = ["Reparameterized", "check_comparable", "check_inside", "refuse"]
 
 
 class Reparameterized(Checked):
@@ -64,28 +64,22 @@ def check_comparable(posterior: Distribution, prior: Distribution) -> None:
     """Say so where two densities are not to be compared, or would be so without end.
 
     They are to be with respect to one measure, and the prior is to have one wherever the posterior
-    has; of the latter see `check_within`.
+    has: where the posterior reaches beyond the prior's support, the KL is infinite. Supports that
+    are not known, or known to be part of what they say, are let pass.
     """
-    if _checks.eager():
-        measures = [[one.measure for one in _dimensions(each)] for each in (posterior, prior)]
-        if measures[0] != measures[1]:
-            refuse(posterior, prior, "a density of the same kind as the posterior's")
-    check_within(posterior, prior)
-
-
-def check_within(posterior: Distribution, prior: Distribution) -> None:
-    """Say so where the posterior reaches beyond the prior's support, so that the KL is infinite.
-
-    Supports that are not known, or known to be part of what they say, are let pass.
-    """
+    if not _checks.eager():
+        return
+    found, allowed = _dimensions(posterior), _dimensions(prior)
+    if [one.measure for one in found] != [one.measure for one in allowed]:
+        refuse(posterior, prior, "a density of the same kind as the posterior's")
     # The image of a transform tells not which part of it a base of bounded values comes to.
     inner: Any = posterior
     while isinstance(inner, Independent):
         inner = inner.base_dist
     general: Any = TransformedDistribution.support
-    if not _checks.eager() or type(inner).support is general:
+    if type(inner).support is general:
         return
-    for one, other in zip(_dimensions(posterior), _dimensions(prior), strict=True):
+    for one, other in zip(found, allowed, strict=True):
         beyond = (one.low < other.low) | (one.high > other.high)
         if beyond.any() if isinstance(beyond, Tensor) else beyond:
             refuse(posterior, prior, "one that has a density wherever the posterior has one")
