@@ -61,7 +61,7 @@ class KL(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the divergence of each element, ``(B,)``."""
-        return losses.kl_divergence(out.posterior, out.prior, z=out.z, **self._options())
+        return losses.kl_divergence(out.posterior, out.prior, z=out.z, method=self.method)
 
 
 class _Aggregate(Term):
