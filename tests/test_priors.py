@@ -574,6 +574,23 @@ def test_a_prior_that_lacks_part_of_the_posterior_is_refused_by_name(make, refus
         fit(vk.objectives.MMD())  # compares draws, and needs no density
 
 
+#: Priors over whole numbers, which have no density with respect to a Gaussian's measure.
+COUNTS = (
+    td.Poisson(torch.ones(4, 3)),
+    td.Bernoulli(torch.full((4, 3), 0.5)),
+    td.Categorical(torch.ones(4, 3, 5)),
+    td.Geometric(torch.full((4, 3), 0.5)),
+)
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=lambda counts: type(counts).__name__)
+@pytest.mark.parametrize("divergence", [td.kl_divergence, vk.kl_divergence, vk.losses.kl_method])
+def test_a_gaussian_is_not_compared_with_a_prior_over_counts(counts, divergence, refuses) -> None:
+    prior = td.Independent(counts, 1)
+    words = "prior: expected a density of the same kind", type(counts).__name__
+    refuses(TypeError, lambda: divergence(gaussian, prior), *words)
+
+
 #: Posteriors within narrow priors: binary variables that are relaxed lie between 0 and 1.
 relaxed = vk.distributions.RelaxedBernoulli(torch.zeros(4, 3))
 
