@@ -213,3 +213,17 @@ def test_fit(device) -> None:
     ]
     # The noise of a compiled graph is another, so that losses agree as those of two seeds do.
     np.testing.assert_allclose(*losses, rtol=0.05)
+
+
+def test_a_compiled_run_that_was_cut_off_goes_on(tmp_path, device) -> None:
+    data = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+
+    def run(steps: int, **options) -> torch.Tensor:
+        model, beta = tiny().to(device), vk.schedules.Linear(0, 1, steps=9)
+        options |= {"batch_size": 32, "seed": 0, "compile": True, "progress": False}
+        vk.fit(model, vk.Reconstruction() + beta * vk.KL(), data, steps=steps, **options)
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    whole = run(14)
+    run(9, checkpoint=tmp_path)
+    assert torch.equal(run(14, checkpoint=tmp_path, resume=True), whole)

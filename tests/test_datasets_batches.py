@@ -188,10 +188,10 @@ def test_the_fast_path_reads_no_single_element(monkeypatch: pytest.MonkeyPatch) 
     asked: list[int] = []
     gather = ArrayDataset.gather
 
-    def noted(self: ArrayDataset, indices: Any) -> Any:
+    def noted(self: ArrayDataset, indices: Any, generator: Any) -> Any:
         assert isinstance(indices, Tensor)
         asked.append(len(indices))
-        return gather(self, indices)
+        return gather(self, indices, generator)
 
     monkeypatch.setattr(ArrayDataset, "gather", noted)
     monkeypatch.delattr(ArrayDataset, "__getitem__")

@@ -12,7 +12,7 @@ from zuko_flows import needs_zuko
 
 import vaekit as vk
 from vaekit.metrics import latents as metrics
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 
 f64 = torch.float64
 

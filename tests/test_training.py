@@ -16,7 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vaekit as vk
-from vaekit.training import History, NonFiniteLossError, TrainingState, evaluate, fit
+from vaekit.training import (
+    History,
+    NonFiniteLossError,
+    TrainingState,
+    evaluate,
+    fit,
+    fork_seed,
+)
 
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 BLACK = torch.zeros_like(DATA)
@@ -36,12 +43,13 @@ class TestLoop:
 
         torch.manual_seed(0)
         mine = tiny().to(device)
-        torch.manual_seed(0)
+        torch.manual_seed(fork_seed(0, "noise"))
+        order = torch.Generator().manual_seed(fork_seed(0, "data"))
         optimizer = torch.optim.Adam(mine.parameters(), 1e-3, fused=True)
         losses = []
         for _ in range(3):
             total = 0.0
-            for x in vk.datasets.loader(data, 32, shuffle=True):
+            for x in vk.datasets.loader(data, 32, shuffle=True, generator=order):
                 optimizer.zero_grad()
                 out = mine(x)
                 loss = vk.reconstruction(out.likelihood, x) + vk.kl_divergence(out.posterior)

@@ -233,14 +233,14 @@ class ArrayDataset(Dataset[Any]):
         indices = indices.to(self.device)
         return indices if self._rows is None else self._rows[indices]
 
-    def gather(self, indices: Tensor) -> Any:
+    def gather(self, indices: Tensor, generator: torch.Generator | None = None) -> Any:
         """Return the batch at a tensor of indices, which are not looked at."""
         rows = self._to_rows(indices)
         x = _floats(_take(self._x, rows), self._scale, self.dtype)
         if self.binarize == "threshold":
             x = (x >= self.threshold).to(self.dtype)
         elif self.binarize == "dynamic":
-            x = _coins(x)
+            x = _coins(x, generator)
         if self.labels is None and self._target is None:
             return x
         # Subsets keep their own labels, so labels go by index and arrays by row.

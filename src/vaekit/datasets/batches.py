@@ -1,6 +1,7 @@
 """What a batch is, in whatever form data come."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ def loader(
             like a ``DataLoader``, which is returned as it is.
         batch_size: How many elements a batch has, where it is for us to say.
         shuffle: Whether a ``Dataset`` is gone through in random order.
-        generator: Of that order; torch's global one if None.
+        generator: Of that order, and of what an `ArrayDataset` draws; torch's global ones if None.
         dtype: Of the floats made of a bare tensor or array; torch's default dtype if None.
         argument: How errors name the data.
 
@@ -156,16 +157,19 @@ class _Batches:
         self, data: ArrayDataset, batch_size: int, shuffle: bool, generator: Generator | None
     ) -> None:
         self._data, self._batch_size = data, batch_size
-        self._shuffle, self._generator = shuffle, generator
+        self._shuffle, self.generator = shuffle, generator
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        rows = torch.arange(len(self._data))
+        data, rows, coins = self._data, torch.arange(len(self._data)), None
         if self._shuffle:
-            rows = torch.randperm(len(self._data), generator=self._generator)
-        return map(self._data.gather, rows.split(self._batch_size))
+            rows = torch.randperm(len(rows), generator=self.generator)
+        if self.generator is not None and data.binarize == "dynamic":
+            seed = torch.randint(2**63 - 1, (), generator=self.generator)
+            coins = Generator(data.device).manual_seed(int(seed))
+        return map(partial(data.gather, generator=coins), rows.split(self._batch_size))
 
 
 def batches(

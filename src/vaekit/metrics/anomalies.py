@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
 __all__ = ["AnomalyScores", "anomaly_scores", "likelihood_regret"]

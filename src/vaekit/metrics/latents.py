@@ -13,7 +13,7 @@ from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
 from vaekit.metrics.likelihood import _wide, batches_of, part_of
 from vaekit.metrics.means import Mean, mean_of
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, losses
 from vaekit.metrics.means import Mean, mean_of
-from vaekit.training import dtype_of, measuring
+from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
 
 __all__ = [

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 from vaekit import _checks, datasets, metrics
 from vaekit.metrics.likelihood import part_of
 from vaekit.plots._shared import Elements, codes, elements, loadable, one_label_each
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
 __all__ = ["Chosen", "Encoded", "Group", "Row", "encoded", "measures", "plus_minus"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets
-from vaekit.training import dtype_of
+from vaekit.training.measures import dtype_of
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:

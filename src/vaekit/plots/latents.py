@@ -23,7 +23,7 @@ from vaekit.plots._shared import (
     loadable,
     new_axes,
 )
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vaekit.plots._shared import (
     label_grid,
     label_width,
 )
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE, evaluating
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from vaekit.plots._shared import (
     one_label_each,
     whole_number_from,
 )
-from vaekit.training import measuring
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE, evaluating
 
 if TYPE_CHECKING:

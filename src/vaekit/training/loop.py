@@ -1,18 +1,15 @@
 """The training loop, on accelerate."""
 
-import copy
 import math
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
@@ -22,153 +19,27 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import element_shape
 from vaekit.objectives import Objective, Term
-from vaekit.vae import VAE, VAEOutput, evaluating
+from vaekit.training.checkpoints import Checkpoints, Position, Writer
+from vaekit.training.history import History, NonFiniteLossError, versions
+from vaekit.training.measures import (
+    How,
+    check_parts,
+    check_samples,
+    context_of,
+    dataset_size,
+    device_of,
+    dtype_of,
+    evaluate,
+    fork_seed,
+    read_numbers,
+)
+from vaekit.training.rows import Callback, Rows
+from vaekit.vae import VAE, VAEOutput
 
-__all__ = ["History", "NonFiniteLossError", "TrainingState", "evaluate", "fit"]
+__all__ = ["fit"]
 
-Stopped = Literal["finished", "interrupted", "early", "callback"]
-Callback = Callable[["TrainingState"], bool | None]
 _Forward = Callable[[Tensor, Tensor, Tensor | None], "_Passed"]
 _Passed = tuple[dict[str, Tensor], VAEOutput | None]  # the named terms, and what they are made of
-
-
-class NonFiniteLossError(ArithmeticError, ValueError):
-    """The loss, or what it is made of, became infinite or NaN.
-
-    The model's parameters are as they were before that step.
-
-    Attributes:
-        step: The step, counted from 0.
-        term: What is not finite: the first such term, ``"loss"`` if only their sum is not, or what
-            holds the values: ``"x"``, ``"mu"``, a parameter's name.
-        batch_index: The batch's index in its epoch, counted from 0.
-        history: What was measured until then.
-    """
-
-    history: "History"
-
-    def __init__(self, step: int, term: str, batch_index: int, what: str) -> None:
-        super().__init__(
-            f"{what} This was at step {step}, the batch of index {batch_index} in its epoch; the "
-            "model's parameters are as they were before it. Where the data are sound, a lower "
-            "learning rate or clip_grad_norm= often helps."
-        )
-        self.step, self.term, self.batch_index = step, term, batch_index
-        self._what = what
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        made_of = (self.step, self.term, self.batch_index, self._what)
-        return type(self), made_of, {"history": getattr(self, "history", None)}
-
-
-@dataclass
-class History:
-    """What training measured: a row for each epoch, or for every ``validate_every`` steps.
-
-    Attributes:
-        step: How many steps had been taken at the end of each row.
-        epoch: How many epochs, in parts of one.
-        seconds: How long each row took, validation included.
-        train: For ``"loss"`` and each named term the mean over the row's training data, in nats.
-        validation: The same over the validation data, where there are any.
-        weights: The weight of each named term at the end of each row.
-        learning_rate: The learning rate at the end of each row.
-        stopped: ``"finished"``, ``"interrupted"``, ``"early"`` or ``"callback"``.
-        best: The row of the lowest validation loss since the weights last changed, for losses under
-            different weights are not to be compared; None without validation.
-        seed: The seed that was given.
-
-    Example:
-        >>> history = History()
-        >>> history.add(step=10, epoch=1.0, seconds=0.1, train={"loss": 5.0, "kl": 1.0})
-        >>> history["kl"]
-        array([1.])
-    """
-
-    step: list[int] = field(default_factory=list)
-    epoch: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    train: dict[str, list[float]] = field(default_factory=dict)
-    validation: dict[str, list[float]] = field(default_factory=dict)
-    weights: dict[str, list[float]] = field(default_factory=dict)
-    learning_rate: list[float] = field(default_factory=list)
-    stopped: Stopped = "finished"
-    best: int | None = None
-    seed: int | None = None
-
-    def __getitem__(self, term: str) -> npt.NDArray[np.float64]:
-        """Return the training values of a term, one for each row, in nats."""
-        if term not in self.train:
-            hint = "What was measured on validation data is in history.validation."
-            raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term), hint))
-        return np.asarray(self.train[term])
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def __repr__(self) -> str:
-        rows = f"{len(self)} rows, {self.step[-1] if self.step else 0} steps"
-        last = {f"train {k}": v[-1:] for k, v in self.train.items() if k == "loss"}
-        last |= {f"validation {k}": v[-1:] for k, v in self.validation.items() if k == "loss"}
-        losses = "".join(f", {name} {value[0]:.2f}" for name, value in last.items() if value)
-        return f"History({rows}{losses}, {self.stopped})"
-
-    def add(
-        self,
-        *,
-        step: int,
-        epoch: float,
-        seconds: float,
-        train: dict[str, float],
-        validation: dict[str, float] | None = None,
-        weights: dict[str, float] | None = None,
-        learning_rate: float = math.nan,
-    ) -> None:
-        """Add a row."""
-        self.step.append(step)
-        self.epoch.append(epoch)
-        self.seconds.append(seconds)
-        self.learning_rate.append(learning_rate)
-        for table, row in (
-            (self.train, train),
-            (self.validation, validation or {}),
-            (self.weights, weights or {}),
-        ):
-            for name, value in row.items():
-                table.setdefault(name, []).append(value)
-        if validation and (self.best is None or self._better_than(self.best)):
-            self.best = len(self) - 1
-
-    def _better_than(self, row: int) -> bool:
-        """Tell whether the newest row has a lower loss than another, or other weights."""
-        if any(weights[-1] != weights[row] for weights in self.weights.values()):
-            return True
-        return self.validation["loss"][-1] < self.validation["loss"][row]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain numbers, lists and dictionaries, ready for JSON."""
-        return copy.deepcopy(vars(self))
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What a callback is given at the end of each row of the history.
-
-    Attributes:
-        model: The model in training.
-        objective: The objective.
-        optimizer: The optimiser.
-        history: All rows, the newest included.
-        step: How many steps were taken.
-        epoch: How many epochs were begun.
-    """
-
-    model: VAE
-    objective: Objective
-    optimizer: Optimizer
-    history: History
-    step: int
-    epoch: int
 
 
 def fit(
@@ -193,6 +64,8 @@ def fit(
     compile: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    checkpoint: str | PathLike[str] | Checkpoints | None = None,
+    resume: bool = False,
 ) -> History:
     """Train a model on the device that holds it, and leave it there in evaluation mode.
 
@@ -229,8 +102,10 @@ def fit(
         patience: After how many rows without a lower validation loss to stop. While schedules
             still change the objective, every row counts as the best. At the end, whether it stopped
             early or finished, the parameters of the best row are put back.
-        seed: Of everything that is random, for a run that repeats. Sets torch's, numpy's and
-            Python's global generators.
+        seed: Of everything that is random, for a run that repeats. It is forked: the order of the
+            data and their binarisation have a generator of their own, whatever the model draws,
+            where the data come unbatched; torch's, numpy's and Python's global ones are seeded for
+            the rest. See `fork_seed`.
         compile: Whether to run the forward pass and the losses through ``torch.compile``. A graph
             looks at no values, so the data are then checked in the first batch alone. Its noise is
             not that of the same seed without it. Terms made of gradients (DReG, the gradient
@@ -239,17 +114,28 @@ def fit(
         progress: Whether to show a bar.
         callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
             True ends training.
+        checkpoint: A folder to write training down in, at the end of each row; `Checkpoints` says
+            more. A run that was killed at any step, and is started again with ``resume=True`` and
+            all else as it was, ends with the same weights as one that was not, bit for bit where
+            the operations repeat exactly, as they do on a processor.
+        resume: Whether to go on from the newest whole checkpoint of the folder; from the beginning
+            if it has none at all. A damaged one is laid aside with a warning. Data that come as
+            batches are gone through again up to where the run was, so they must come in the same
+            order: by torch's, numpy's or Python's global generators, or by a ``DataLoader``'s own.
+            Workers that live on between epochs keep random states that no checkpoint knows.
 
     Returns:
         The history, in nats.
 
     Raises:
+        DamagedFileError: If every checkpoint to go on from is damaged.
         NonFiniteLossError: If the loss, the data or the parameters are infinite or NaN, naming
             what, the step and the batch; the parameters are left as they were before that step.
         NotImplementedError: If started by a launcher in several processes.
+        OSError: If a checkpoint cannot be written; those before it are untouched.
         TypeError: If the data are none that can be gone through.
-        ValueError: If an argument does not fit, the data are empty, or they lie outside the
-            likelihood's support.
+        ValueError: If an argument does not fit, the data are empty, they lie outside the
+            likelihood's support, or the run to go on with is another.
 
     Example:
         >>> latent = vk.GaussianLatent(2)
@@ -265,7 +151,7 @@ def fit(
     from accelerate import PartialState
     from accelerate.utils import set_seed
 
-    objective = _check_parts(model, objective)
+    objective = check_parts(model, objective)
     _check_length(epochs, steps, data)
     for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(callback):
@@ -277,12 +163,15 @@ def fit(
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
     if validate_every is not None:
         _checks.positive_int("validate_every", validate_every)
-    how = _How(_samples(objective, samples), corruption)
+    how = How(check_samples(objective, samples), corruption)
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
     _checks.number("learning_rate", learning_rate, above=0)
+    checkpoints = _as_checkpoints(checkpoint, resume)
+    order = None
     if seed is not None:
-        set_seed(seed)
+        set_seed(fork_seed(seed, "noise"))
+        order = torch.Generator().manual_seed(fork_seed(seed, "data"))
     if isinstance(validation, Iterator):
         what = "data that can be gone through again"
         raise TypeError(_checks.expected("validation", what, type(validation).__name__))
@@ -291,14 +180,14 @@ def fit(
         datasets.loader(validation, batch_size, argument="validation")
         _check_same_shape(data, validation)
         _check_last_batch(objective, "validation", validation, batch_size)
-    loader = datasets.loader(data, batch_size, shuffle=True, dtype=dtype)
+    loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
     _check_last_batch(objective, "data", data, batch_size)
 
     # In one process of full precision accelerate's wrappers do nothing but divide by 1 and look for
     # packages at every step, and its Accelerator would fix the precision of all that come later.
     if PartialState().num_processes > 1:
         raise NotImplementedError("fit trains in one process; start the script without a launcher.")
-    device = _device(model)
+    device = device_of(model)
     objective.to(device, dtype)
     inner = _Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
@@ -312,7 +201,6 @@ def fit(
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
     support = data.support if isinstance(data, datasets.ArrayDataset) else constraints.real
-    forward = _forward(model, objective, how, support, bool(inner.terms), compile)
     conditional = model.takes_context
 
     def measure(step: int) -> dict[str, float] | None:
@@ -329,34 +217,43 @@ def fit(
             step=step,
         )
 
-    history = History(seed=seed)
-    rows = _Rows(model, objective, optimizer, history, measure, plateau, patience, callbacks)
+    history = History(seed=seed, versions=versions())
+    rows = Rows(model, objective, optimizer, history, measure, plateau, patience, callbacks)
+    parts = {"model": model, "objective": objective, "optimizer": optimizer}
+    parts |= {} if scheduler is None else {"scheduler": scheduler}
+    parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
+    size = datasets.size(data)
+    settings = {"batch_size": batch_size, "data": size, "samples": samples, "seed": seed}
+    writer = Writer(checkpoints, device, parts, rows, settings, [loader, validation])
+    step, epoch, _ = writer.start(resume)
+    checked = step > 0  # by the run that this one goes on with
+    forward = _forward(model, objective, how, support, bool(inner.terms), compile, checked)
     total_steps = steps if steps is not None else _total_steps(loader, epochs)
-    step, epoch, done = 0, 0, False
+    done = step == steps or epoch == epochs or history.stopped == "early"
 
     model.train()
     try:
         with (
-            _dataset_size(objective, datasets.size(data)),
+            dataset_size(objective, size),
             _interruptible() as interrupted,
-            _Bar(total_steps, progress) as bar,
+            _Bar(total_steps, progress, step) as bar,
         ):
             while not done:
                 epoch += 1
-                batch_index = -1
-                for batch_index, raw in enumerate(loader):
+                batch_index = writer.passed - 1
+                for batch_index, raw in writer.batches(loader):
                     batch = datasets.unpack(raw, pairs=pairs)
                     x = batch.x.to(device, non_blocking=True)
                     target = x
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
-                    context = _context(batch, device) if conditional else None
+                    context = context_of(batch, device) if conditional else None
                     try:
                         objective.set_step(step)
                         values, out = forward(x, target, context)
                         total = objective.total(values, step)
-                        names, numbers = ["loss", *values], _numbers([total, *values.values()])
+                        names, numbers = ["loss", *values], read_numbers([total, *values.values()])
                         if not all(map(math.isfinite, numbers)):
                             _explain(model, x, target, names, numbers)
                     except _checks.NotFiniteError as error:
@@ -376,20 +273,25 @@ def fit(
                     rows.add(names, numbers, len(x))
                     step += 1
                     bar.update(names, numbers)
-                    done = step == steps
+                    done, ended = step == steps, False
                     if validate_every is not None and step % validate_every == 0:
                         done = rows.close(step, epoch, _part(batch_index, loader)) or done
+                        ended = True
                     if interrupted():
                         history.stopped, done = "interrupted", True
                     if done:
                         break
+                    if ended or writer.due(step):
+                        writer.write(Position(step, epoch - 1, batch_index + 1))
                 if batch_index < 0:
                     _say_empty(epoch)
                     break
+                at = Position(step, epoch - 1, batch_index + 1) if done else Position(step, epoch)
                 part = _part(batch_index, loader) if done else 1.0
                 done = done or epoch == epochs
                 if done or validate_every is None:
                     done = rows.close(step, epoch, part) or done
+                    writer.write(at)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
@@ -400,156 +302,14 @@ def fit(
     return history
 
 
-def evaluate(
-    model: VAE,
-    objective: Objective | Term,
-    data: Any,
-    *,
-    batch_size: int = 128,
-    pairs: bool | None = None,
-    samples: int | None = None,
-    corruption: Callable[[Tensor], Tensor] | None = None,
-    step: int = 0,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Measure an objective over data, in evaluation mode and without touching the model.
-
-    Each draw of z is seeded, and torch's generators are left as they were, so that two calls agree
-    and training goes on as if there had been none. One draw for each element: the estimate of the
-    negative ELBO is unbiased.
-
-    Args:
-        model: The model.
-        objective: What to measure.
-        data: As for `fit`.
-        batch_size: How many elements a batch has, where the data come unbatched; statistics of a
-            batch depend on it.
-        pairs: As for `fit`.
-        samples: As for `fit`.
-        corruption: As for `fit`.
-        step: The training step, for the schedules.
-        seed: Of the draws.
-
-    Returns:
-        ``"loss"`` and each named term without its weight: means over the elements, in nats.
-
-    Raises:
-        TypeError: If the data are none that can be gone through.
-        ValueError: If there are none.
-    """
-    objective = _check_parts(model, objective)
-    how = _How(_samples(objective, samples), corruption)
-    conditional = model.takes_context
-    sums = _Sums()
-    graph = any(term.needs_graph for term, _ in objective.pairs)
-    with (
-        measuring(model, seed) as device,
-        evaluating(objective),
-        torch.set_grad_enabled(graph),
-        _dataset_size(objective, datasets.size(data)),
-    ):
-        for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
-            batch = datasets.unpack(raw, pairs=pairs)
-            context = _context(batch, device) if conditional else None
-            out = how(model, batch.x.to(device), context)
-            loss = objective(out, batch.target.to(device), step)
-            numbers = _numbers([loss.total, *loss.terms.values()])
-            sums.add(["loss", *loss.terms], numbers, len(batch.x))
-    if not sums.count:
-        raise ValueError(_checks.expected("data", "at least one batch", "none"))
-    return sums.means()
-
-
-@contextmanager
-def measuring(model: VAE, seed: int) -> Iterator[torch.device]:
-    """Put a model into evaluation mode and seed the draws, and leave both as they were.
-
-    Args:
-        model: The model; its device is what is yielded.
-        seed: Of torch's generators of the processor and of that device.
-    """
-    if not isinstance(model, VAE):
-        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
-    device = _device(model)
-    devices = [device] if device.type not in ("cpu", "mps") else []
-    fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
-    with evaluating(model), fork:
-        _seed(device, seed)
-        yield device
-
-
-class _Sums:
-    """Running means over elements, in double precision."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: dict[str, float] = {}
-
-    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
-        self.count += count
-        for name, value in zip(names, numbers, strict=True):
-            self._sums[name] = self._sums.get(name, 0.0) + value * count
-
-    def means(self) -> dict[str, float]:
-        return {name: total / self.count for name, total in self._sums.items()}
-
-
-@dataclass
-class _Rows:
-    """Adds rows to the history: measures, keeps the best weights, asks the callbacks."""
-
-    model: VAE
-    objective: Objective
-    optimizer: Optimizer
-    history: History
-    measure: Callable[[int], dict[str, float] | None]
-    plateau: ReduceLROnPlateau | None
-    patience: int | None
-    callbacks: Sequence[Callback]
-    best: dict[str, Any] | None = None
-    _sums: _Sums = field(default_factory=_Sums)
-    _started: float = field(default_factory=time.perf_counter)
-    _closed_at: int = 0
-
-    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
-        """Add a batch to the row under way."""
-        self._sums.add(names, numbers, count)
-
-    def close(self, step: int, epoch: int, part: float) -> bool:
-        """End the row after a part of an epoch; tell whether training is to stop."""
-        if step == self._closed_at:
-            return False
-        history, train, measured = self.history, self._sums.means(), self.measure(step - 1)
-        history.add(
-            step=step,
-            epoch=epoch - 1 + part,
-            seconds=time.perf_counter() - self._started,
-            train=train,
-            validation=measured,
-            weights=self.objective.weights(step - 1),
-            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-        )
-        self._sums, self._started, self._closed_at = _Sums(), time.perf_counter(), step
-        if self.plateau is not None:
-            self.plateau.step((measured or train)["loss"])
-        if self.patience is not None and history.best == len(history) - 1:
-            self.best = copy.deepcopy(self.model.state_dict())
-        state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
-        if True in [callback(state) for callback in self.callbacks]:
-            history.stopped = "callback"
-        elif self.patience is not None and len(history) > self.patience + (history.best or 0):
-            history.stopped = "early"
-        self.model.train()
-        return history.stopped != "finished"
-
-
 class _Bar:
     """A progress bar that words its numbers only when it is drawn."""
 
-    def __init__(self, total: int | None, shown: bool) -> None:
+    def __init__(self, total: int | None, shown: bool, step: int) -> None:
         from tqdm.auto import tqdm
 
-        self._bar = tqdm(total=total, unit="step", disable=not shown, dynamic_ncols=True)
+        shape = {"total": total, "initial": step, "unit": "step", "dynamic_ncols": True}
+        self._bar = tqdm(disable=not shown, **shape)
         self._drawn = time.monotonic()
         self._waiting = 0
 
@@ -590,6 +350,19 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _as_checkpoints(
+    given: str | PathLike[str] | Checkpoints | None, resume: bool
+) -> Checkpoints | None:
+    if resume and given is None:
+        raise ValueError(_checks.expected("checkpoint", "a folder, where resume=True", None))
+    if isinstance(given, str | PathLike):
+        return Checkpoints(given)
+    if not isinstance(given, Checkpoints | None):
+        what = "a folder, or Checkpoints"
+        raise TypeError(_checks.expected("checkpoint", what, repr(given)))
+    return given
+
+
 def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
     if (epochs is None) == (steps is None):
         got = "neither" if epochs is None else "both"
@@ -601,65 +374,12 @@ def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
         raise ValueError(_checks.expected("data", what, type(data).__name__, hint))
 
 
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def dtype_of(model: nn.Module) -> torch.dtype:
-    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floats, torch.get_default_dtype())
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """Seed torch's generators of the processor and of one device, and no other's."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        with module.device(device) if hasattr(module, "device") else nullcontext():
-            module.manual_seed(seed)
-
-
 def _check_same_shape(data: Any, validation: Any) -> None:
     """Refuse validation data of another shape, where both tell theirs."""
     one, other = element_shape(data), element_shape(validation)
     if one is not None and other is not None and one != other:
         what = f"elements of shape {tuple(one)}, as data has"
         raise ValueError(_checks.expected("validation", what, tuple(other)))
-
-
-def _check_parts(model: Any, objective: Any) -> Objective:
-    if not isinstance(model, VAE):
-        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
-    if isinstance(objective, Term):
-        return Objective((objective, 1))
-    if not isinstance(objective, Objective):
-        what = "an objective, like vk.Reconstruction() + vk.KL()"
-        raise TypeError(_checks.expected("objective", what, repr(objective)))
-    return objective
-
-
-def _without_size(objective: Objective) -> list[Any]:
-    """List the terms that need the number of elements and were not given it."""
-    terms = [term for term in objective.terms if getattr(term, "dataset_size", 0) is None]
-    return [term for term in terms if term.estimator != "exact"]
-
-
-@contextmanager
-def _dataset_size(objective: Objective, size: int | None) -> Iterator[None]:
-    """Tell the terms the number of elements while the data are gone through."""
-    terms = _without_size(objective)
-    before = [term.run_size for term in terms]
-    try:
-        for term in terms:
-            if size is None:
-                what = f"a number in {term!r}, since these data do not tell how many they are"
-                raise ValueError(_checks.expected("dataset_size", what, None))
-            term.run_size = size
-        yield
-    finally:
-        for term, old in zip(terms, before, strict=True):
-            term.run_size = old
 
 
 def _check_last_batch(objective: Objective, argument: str, data: Any, batch_size: int) -> None:
@@ -697,20 +417,6 @@ def _make_optimizer(
         return torch.optim.Adam(parameters, learning_rate)
 
 
-@dataclass(frozen=True)
-class _How:
-    """How a batch goes through the model."""
-
-    samples: int | None
-    corruption: Callable[[Tensor], Tensor] | None
-
-    def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
-        out: VAEOutput = model(
-            x if self.corruption is None else self.corruption(x.clone()), self.samples, context
-        )
-        return out
-
-
 class _Inner:
     """Trains the parameters that terms own, each by what it minimises itself."""
 
@@ -737,34 +443,14 @@ class _Inner:
                 optimizer.step()
 
 
-def _samples(objective: Objective, samples: int | None) -> int | None:
-    needing = [term for term, _ in objective.pairs if term.needs_draws]
-    if samples is None and needing:
-        what = f"a number of draws, as {needing[0]!r} takes several"
-        raise ValueError(_checks.expected("samples", what, None))
-    if samples is None:
-        return None
-    groups = math.lcm(*(getattr(term, "groups", 1) for term in needing))
-    if _checks.positive_int("samples", samples) % groups:
-        what = f"a multiple of {groups}, the groups of {needing[0]!r}"
-        raise ValueError(_checks.expected("samples", what, samples))
-    return samples
-
-
-def _context(batch: datasets.Batch, device: torch.device) -> Tensor:
-    if batch.y is None:
-        what = "batches (x, y), whose y is the context that the model takes"
-        raise ValueError(_checks.expected("data", what, "batches without y"))
-    return torch.as_tensor(batch.y).to(device)
-
-
 def _forward(
     model: VAE,
     objective: Objective,
-    how: _How,
+    how: How,
     support: constraints.Constraint,
     keeping: bool,
     compiled: bool,
+    checked: bool,
 ) -> _Forward:
     """Make the function from a batch to the named terms, and what they were made of if kept."""
     known = False
@@ -785,7 +471,6 @@ def _forward(
     if not compiled:
         return looking_once
     fast = _tracing(objective)(torch.compile(forward))
-    checked = False
 
     def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
         # A compiled graph looks at no values, so the first batch goes through unhurried.
@@ -819,14 +504,6 @@ def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
     if support is constraints.boolean:
         return wanted in (constraints.boolean, constraints.unit_interval)
     return support is wanted is constraints.unit_interval
-
-
-def _numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """Read scalars, waiting for the device once."""
-    if scalars[0].device.type == "cpu":
-        return [scalar.item() for scalar in scalars]
-    found: list[float] = torch.stack([scalar.detach() for scalar in scalars]).tolist()
-    return found
 
 
 def _total_steps(loader: Any, epochs: int | None) -> int | None:

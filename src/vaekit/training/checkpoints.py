@@ -1,0 +1,317 @@
+"""Writing training down as it goes, so that a run which was cut off goes on as if it had not."""
+
+import random
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, nn
+from torch.utils.data import DataLoader
+
+from vaekit import _checks, storage
+from vaekit.training.history import History
+from vaekit.training.rows import Rows
+
+__all__ = ["Checkpoints", "load_checkpoint"]
+
+_NAME = re.compile(r"step-(\d+)-[0-9a-f]+\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where `fit` writes training down, how often, and how many of the files it keeps.
+
+    A file holds the model, the optimiser, the scheduler, the terms and their optimisers, the random
+    states, the position in the data and the history, as tensors and plain values: safetensors,
+    never pickle. It appears under its name once it is on the disk, and its name holds a sum of its
+    bytes, so that a damaged file is known. The first is written before the first step, then one at
+    the end of each row of the history.
+
+    Attributes:
+        folder: Where to.
+        every: How many steps there are between further checkpoints, beside those of the rows.
+        keep: How many of the newest are kept, beside that of the lowest validation loss.
+
+    Raises:
+        ValueError: If a number does not fit.
+
+    Example:
+        >>> Checkpoints("runs/digits", every=500)
+        Checkpoints(folder='runs/digits', every=500, keep=2)
+    """
+
+    folder: str | PathLike[str]
+    every: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            _checks.positive_int("every", self.every)
+        _checks.positive_int("keep", self.keep)
+
+    def start(self, resume: bool) -> dict[str, Any] | None:
+        """Return the newest whole checkpoint to go on from, or None where there is none at all."""
+        folder = Path(self.folder)
+        storage.sweep(folder)
+        found = _files(folder)
+        if found and not resume:
+            what = "a folder without checkpoints, or resume=True"
+            got = f"{folder} with one of step {_step(found[0])}"
+            raise ValueError(_checks.expected("checkpoint", what, got))
+        return _newest(found, aside=True) if found else None
+
+    def save(self, step: int, state: dict[str, Any], history: History) -> None:
+        """Write a checkpoint, and then remove those that need not be kept.
+
+        Raises:
+            OSError: If it cannot be written; those before it are untouched.
+            TypeError: If the state of a part is more than tensors and plain values.
+        """
+        written = storage.write(Path(self.folder), f"step-{step:08d}", state)
+        found = [path for path in _files(written.parent) if path != written]
+        best = None if history.best is None else history.step[history.best]
+        older = [path for path in found if _step(path) < step]
+        kept = {*older[: self.keep - 1], *(path for path in older if _step(path) == best)}
+        for path in found:
+            if _step(path) <= step and path not in kept:
+                path.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    model: nn.Module, folder: str | PathLike[str], which: Literal["last", "best"] = "last"
+) -> History:
+    """Give a model the weights of a checkpoint that `fit` wrote.
+
+    Args:
+        model: A model made of the same parts.
+        folder: Where the checkpoints are.
+        which: The newest, or that of the lowest validation loss.
+
+    Returns:
+        The history until then.
+
+    Raises:
+        DamagedFileError: If no file is as it was written.
+        FileNotFoundError: If the folder holds no checkpoint, or not the best one.
+        ValueError: If the model's parts are others.
+    """
+    _checks.one_of("which", which, ("last", "best"))
+    found = _files(Path(folder))
+    if not found:
+        raise FileNotFoundError(_checks.expected("folder", "checkpoints in it", str(folder)))
+    state = _newest(found)
+    if which == "best":
+        history = History(**state["history"])
+        best = None if history.best is None else history.step[history.best]
+        paths = [path for path in found if _step(path) == best]
+        if not paths:
+            got = f"none of step {best}" if best is not None else "a run without validation"
+            raise FileNotFoundError(_checks.expected("which", "the best row's checkpoint", got))
+        state = storage.read(paths[0])
+    load_state("model", model, state["parts"]["model"])
+    return History(**state["history"])
+
+
+def load_state(argument: str, part: Any, state: dict[str, Any]) -> None:
+    """Give a module or an optimiser its state, or say that it is another's."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        what = "the parts that the checkpoint was written of"
+        raise ValueError(_checks.expected(argument, what, f"others ({error})")) from error
+
+
+class Position(NamedTuple):
+    """How far a run has come: steps, whole epochs, and batches of the next epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    batches: int = 0
+
+
+@dataclass
+class Writer:
+    """Writes a run's state down, where a folder was given, and puts it back.
+
+    Attributes:
+        checkpoints: Where to and how often; None writes nothing.
+        device: Whose generator is random.
+        parts: By name, what has a ``state_dict``: the model, the optimiser and so on.
+        rows: The rows of the history.
+        settings: By the names of `fit`'s arguments, what is to be the same where a run goes on.
+        loaders: Of the data and of the validation data, None where there are none.
+    """
+
+    checkpoints: Checkpoints | None
+    device: torch.device
+    parts: dict[str, Any]
+    rows: Rows
+    settings: dict[str, Any]
+    loaders: Sequence[Any]
+    _at: Position = field(default_factory=Position)
+    _began: dict[str, Any] = field(default_factory=dict)  # the random states as the epoch began
+    _now: dict[str, Any] = field(default_factory=dict)  # those of the checkpoint
+
+    def start(self, resume: bool) -> Position:
+        """Put the newest checkpoint's state back, or write the first one; return how far it is."""
+        if self.checkpoints is None:
+            return self._at
+        state = self.checkpoints.start(resume)
+        if state is None:
+            self.write(self._at)
+            return self._at
+        for name, value in self.settings.items():
+            before = state["settings"].get(name)
+            if before != value:
+                what = f"{before!r}, as in the checkpoint that the run goes on from"
+                raise ValueError(_checks.expected(name, what, repr(value)))
+        if list(state["parts"]) != list(self.parts):
+            what = f"the parts {list(state['parts'])}, as in the checkpoint"
+            raise ValueError(_checks.expected("resume", what, list(self.parts)))
+        for name, part in self.parts.items():
+            load_state(name, part, state["parts"][name])
+        self.rows.load_state_dict(state["rows"], state["history"])
+        self._at, self._began, self._now = Position(*state["at"]), state["began"], state["now"]
+        if not self._at.batches:
+            self._set_random(self._now)
+        return self._at
+
+    @property
+    def passed(self) -> int:
+        """How many batches of the epoch to come were gone through before."""
+        return self._at.batches
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Go through an epoch, or what is left of it, and count its batches."""
+        passed, self._at = self._at.batches, Position()
+        if passed:
+            self._set_random(self._began)
+            left = _skipping(loader, passed)
+            self._set_random(self._now, with_loader=False)
+            return enumerate(left, passed)
+        if self.checkpoints is not None:
+            self._began = self._random()
+        return enumerate(loader)
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is to be written after so many steps, whatever the row."""
+        every = None if self.checkpoints is None else self.checkpoints.every
+        return every is not None and step % every == 0
+
+    def write(self, at: Position) -> None:
+        """Write a checkpoint, where there is a folder for it.
+
+        Raises:
+            OSError: If it cannot be written; those before it are untouched.
+            TypeError: If the state of a part is more than tensors and plain values.
+        """
+        if self.checkpoints is None:
+            return
+        state = {
+            "at": list(at),
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "rows": self.rows.state_dict(),
+            "began": self._began if at.batches else {},
+            "now": self._random(),
+            "settings": self.settings,
+            "history": self.rows.history.to_dict(),
+        }
+        self.checkpoints.save(at.step, state, self.rows.history)
+
+    def _random(self) -> dict[str, Any]:
+        orders = [[each.get_state() for each in _generators(loader)] for loader in self.loaders]
+        return random_states(self.device) | {"orders": orders}
+
+    def _set_random(self, states: dict[str, Any], with_loader: bool = True) -> None:
+        set_random_states(self.device, states)
+        # That of the data has gone on by itself where batches were passed over.
+        which = slice(0 if with_loader else 1, None)
+        for loader, orders in zip(self.loaders[which], states["orders"][which], strict=True):
+            for generator, order in zip(_generators(loader), orders, strict=True):
+                generator.set_state(order)
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all global generators."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+    }
+    if device.type != "cpu":
+        states["device"] = _module(device).get_rng_state()
+    return states
+
+
+def set_random_states(device: torch.device, states: dict[str, Any]) -> None:
+    """Put all global generators into a state, that of a device if it was one of its kind."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if device.type != "cpu" and "device" in states:
+        _module(device).set_rng_state(states["device"])
+
+
+def _generators(loader: Any) -> list[Generator]:
+    """List the generators that a loader draws the order of its data from, if they are its own."""
+    if not isinstance(loader, DataLoader):
+        own = getattr(loader, "generator", None)
+        return [own] if isinstance(own, Generator) else []
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    holders = loader, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(each): each for each in found if isinstance(each, Generator)}.values())
+
+
+def _module(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, the newest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _newest(files: list[Path], aside: bool = False) -> dict[str, Any]:
+    """Read the newest whole file; warn of those that are not, and lay them aside if asked."""
+    *others, last = files
+    for path in others:
+        try:
+            return _read(path)
+        except storage.DamagedFileError as error:
+            warnings.warn(f"{error} The one before is taken.", stacklevel=5)
+        if aside:
+            path.replace(path.with_suffix(".damaged"))
+    return _read(last)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = storage.read(path)
+    return state
+
+
+def _skipping(loader: Any, count: int) -> Iterator[Any]:
+    """Go through a loader but for its first batches.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    batches: Iterator[Any] = iter(loader)
+    for index in range(count):
+        try:
+            next(batches)
+        except StopIteration:
+            what, got = f"the data of the checkpoint, at least {count} batches", f"{index} batches"
+            raise ValueError(_checks.expected("data", what, got)) from None
+    return batches

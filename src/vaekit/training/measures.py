@@ -1,0 +1,229 @@
+"""Measuring an objective over data, and how a batch goes through a model."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit import _checks, datasets
+from vaekit.objectives import Objective, Term
+from vaekit.vae import VAE, VAEOutput, evaluating
+
+__all__ = ["evaluate", "fork_seed", "measuring"]
+
+
+def evaluate(
+    model: VAE,
+    objective: Objective | Term,
+    data: Any,
+    *,
+    batch_size: int = 128,
+    pairs: bool | None = None,
+    samples: int | None = None,
+    corruption: Callable[[Tensor], Tensor] | None = None,
+    step: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measure an objective over data, in evaluation mode and without touching the model.
+
+    Each draw of z is seeded, and torch's generators are left as they were, so that two calls agree
+    and training goes on as if there had been none. One draw for each element: the estimate of the
+    negative ELBO is unbiased.
+
+    Args:
+        model: The model.
+        objective: What to measure.
+        data: As for `fit`.
+        batch_size: How many elements a batch has, where the data come unbatched; statistics of a
+            batch depend on it.
+        pairs: As for `fit`.
+        samples: As for `fit`.
+        corruption: As for `fit`.
+        step: The training step, for the schedules.
+        seed: Of the draws.
+
+    Returns:
+        ``"loss"`` and each named term without its weight: means over the elements, in nats.
+
+    Raises:
+        TypeError: If the data are none that can be gone through.
+        ValueError: If there are none.
+    """
+    objective = check_parts(model, objective)
+    how = How(check_samples(objective, samples), corruption)
+    conditional = model.takes_context
+    sums = Sums()
+    graph = any(term.needs_graph for term, _ in objective.pairs)
+    with (
+        measuring(model, seed) as device,
+        evaluating(objective),
+        torch.set_grad_enabled(graph),
+        dataset_size(objective, datasets.size(data)),
+    ):
+        for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
+            batch = datasets.unpack(raw, pairs=pairs)
+            context = context_of(batch, device) if conditional else None
+            out = how(model, batch.x.to(device), context)
+            loss = objective(out, batch.target.to(device), step)
+            numbers = read_numbers([loss.total, *loss.terms.values()])
+            sums.add(["loss", *loss.terms], numbers, len(batch.x))
+    if not sums.count:
+        raise ValueError(_checks.expected("data", "at least one batch", "none"))
+    return sums.means()
+
+
+@contextmanager
+def measuring(model: VAE, seed: int) -> Iterator[torch.device]:
+    """Put a model into evaluation mode and seed the draws, and leave both as they were.
+
+    Args:
+        model: The model; its device is what is yielded.
+        seed: Of torch's generators of the processor and of that device.
+    """
+    if not isinstance(model, VAE):
+        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
+    device = device_of(model)
+    devices = [device] if device.type not in ("cpu", "mps") else []
+    fork = torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
+    with evaluating(model), fork:
+        set_seeds(device, seed)
+        yield device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floats, torch.get_default_dtype())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def fork_seed(seed: int, purpose: str) -> int:
+    """Derive the seed of one purpose from that of a run.
+
+    Streams of random numbers are then independent: the noise of training is not that of the
+    initialisation, and another model with another number of draws is shown the same data in the
+    same order.
+
+    Args:
+        seed: The run's.
+        purpose: `fit` uses ``"data"`` and ``"noise"``; others are the caller's, like
+            ``"initialisation"``.
+
+    Returns:
+        A whole number from 0 to 2**32 - 1.
+
+    Example:
+        >>> _ = torch.manual_seed(fork_seed(0, "initialisation"))
+    """
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def set_seeds(device: torch.device, seed: int) -> None:
+    """Seed torch's generators of the processor and of one device, and no other's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        with module.device(device) if hasattr(module, "device") else nullcontext():
+            module.manual_seed(seed)
+
+
+@dataclass
+class Sums:
+    """Running means over elements, in double precision."""
+
+    count: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
+        self.count += count
+        for name, value in zip(names, numbers, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value * count
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a batch goes through the model."""
+
+    samples: int | None
+    corruption: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
+        out: VAEOutput = model(
+            x if self.corruption is None else self.corruption(x.clone()), self.samples, context
+        )
+        return out
+
+
+def check_samples(objective: Objective, samples: int | None) -> int | None:
+    needing = [term for term, _ in objective.pairs if term.needs_draws]
+    if samples is None and needing:
+        what = f"a number of draws, as {needing[0]!r} takes several"
+        raise ValueError(_checks.expected("samples", what, None))
+    if samples is None:
+        return None
+    groups = math.lcm(*(getattr(term, "groups", 1) for term in needing))
+    if _checks.positive_int("samples", samples) % groups:
+        what = f"a multiple of {groups}, the groups of {needing[0]!r}"
+        raise ValueError(_checks.expected("samples", what, samples))
+    return samples
+
+
+def context_of(batch: datasets.Batch, device: torch.device) -> Tensor:
+    if batch.y is None:
+        what = "batches (x, y), whose y is the context that the model takes"
+        raise ValueError(_checks.expected("data", what, "batches without y"))
+    return torch.as_tensor(batch.y).to(device)
+
+
+def check_parts(model: Any, objective: Any) -> Objective:
+    if not isinstance(model, VAE):
+        raise TypeError(_checks.expected("model", "a VAE", type(model).__name__))
+    if isinstance(objective, Term):
+        return Objective((objective, 1))
+    if not isinstance(objective, Objective):
+        what = "an objective, like vk.Reconstruction() + vk.KL()"
+        raise TypeError(_checks.expected("objective", what, repr(objective)))
+    return objective
+
+
+def without_size(objective: Objective) -> list[Any]:
+    """List the terms that need the number of elements and were not given it."""
+    terms = [term for term in objective.terms if getattr(term, "dataset_size", 0) is None]
+    return [term for term in terms if term.estimator != "exact"]
+
+
+@contextmanager
+def dataset_size(objective: Objective, size: int | None) -> Iterator[None]:
+    """Tell the terms the number of elements while the data are gone through."""
+    terms = without_size(objective)
+    before = [term.run_size for term in terms]
+    try:
+        for term in terms:
+            if size is None:
+                what = f"a number in {term!r}, since these data do not tell how many they are"
+                raise ValueError(_checks.expected("dataset_size", what, None))
+            term.run_size = size
+        yield
+    finally:
+        for term, old in zip(terms, before, strict=True):
+            term.run_size = old
+
+
+def read_numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Read scalars, waiting for the device once."""
+    if scalars[0].device.type == "cpu":
+        return [scalar.item() for scalar in scalars]
+    found: list[float] = torch.stack([scalar.detach() for scalar in scalars]).tolist()
+    return found

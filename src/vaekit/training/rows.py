@@ -1,0 +1,110 @@
+"""The rows of the history: what happens at the end of each."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from vaekit.objectives import Objective
+from vaekit.training.history import History
+from vaekit.training.measures import Sums
+from vaekit.vae import VAE
+
+__all__ = ["TrainingState"]
+
+Callback = Callable[["TrainingState"], bool | None]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a callback is given at the end of each row of the history.
+
+    Attributes:
+        model: The model in training.
+        objective: The objective.
+        optimizer: The optimiser.
+        history: All rows, the newest included.
+        step: How many steps were taken.
+        epoch: How many epochs were begun.
+    """
+
+    model: VAE
+    objective: Objective
+    optimizer: Optimizer
+    history: History
+    step: int
+    epoch: int
+
+
+@dataclass
+class Rows:
+    """Adds rows to the history: measures, keeps the best weights, asks the callbacks."""
+
+    model: VAE
+    objective: Objective
+    optimizer: Optimizer
+    history: History
+    measure: Callable[[int], dict[str, float] | None]
+    plateau: ReduceLROnPlateau | None
+    patience: int | None
+    callbacks: Sequence[Callback]
+    best: dict[str, Any] | None = None
+    _sums: Sums = field(default_factory=Sums)
+    _started: float = field(default_factory=time.perf_counter)
+    _closed_at: int = 0
+
+    def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
+        """Add a batch to the row under way."""
+        self._sums.add(names, numbers, count)
+
+    def close(self, step: int, epoch: int, part: float) -> bool:
+        """End the row after a part of an epoch; tell whether training is to stop."""
+        if step == self._closed_at:
+            return False
+        history, train, measured = self.history, self._sums.means(), self.measure(step - 1)
+        history.add(
+            step=step,
+            epoch=epoch - 1 + part,
+            seconds=time.perf_counter() - self._started,
+            train=train,
+            validation=measured,
+            weights=self.objective.weights(step - 1),
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+        )
+        self._sums, self._started, self._closed_at = Sums(), time.perf_counter(), step
+        if self.plateau is not None:
+            self.plateau.step((measured or train)["loss"])
+        if self.patience is not None and history.best == len(history) - 1:
+            self.best = copy.deepcopy(self.model.state_dict())
+        state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
+        if True in [callback(state) for callback in self.callbacks]:
+            history.stopped = "callback"
+        elif self._out_of_patience():
+            history.stopped = "early"
+        self.model.train()
+        return history.stopped != "finished"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is under way, and the best weights; the history is written beside it."""
+        return {
+            "sums": vars(self._sums),
+            "seconds": time.perf_counter() - self._started,
+            "closed_at": self._closed_at,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], history: dict[str, Any]) -> None:
+        """Go on with a row, and with the history until then."""
+        vars(self.history).update(history)
+        self._sums = Sums(**state["sums"])
+        self._started = time.perf_counter() - state["seconds"]
+        self._closed_at, self.best = state["closed_at"], state["best"]
+        self.history.stopped = "early" if self._out_of_patience() else "finished"
+
+    def _out_of_patience(self) -> bool:
+        rows, best = len(self.history), self.history.best or 0
+        return self.patience is not None and rows > self.patience + best

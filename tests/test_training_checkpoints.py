@@ -1,0 +1,449 @@
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import elbo, tiny
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import vaekit as vk
+from vaekit import storage
+from vaekit.training import Checkpoints, DamagedFileError, History, fit, load_checkpoint
+
+DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+
+
+class Stop(vk.objectives.Term):
+    """Fails in the middle of a step, as a process that is killed there would end."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at = step
+
+    def set_step(self, step: int) -> None:
+        self.now = step
+
+    def forward(self, out, x):
+        if self.training and self.now == self.at:
+            raise RuntimeError("the power went")
+        return out.z.new_zeros(())
+
+
+def run(folder, stop: int = -1, *, model=None, data=None, **options) -> tuple[vk.VAE, History]:
+    """Train with what may be a fresh copy of everything, up to a step within which it fails."""
+    model = tiny() if model is None else model
+    made = DATA if data is None else data() if callable(data) else data
+    options = {"steps": 14, "batch_size": 32, "seed": 0, "progress": False} | options
+    if folder is not None and not isinstance(folder, Checkpoints):
+        folder = Checkpoints(folder, every=2)
+    objective = elbo() + Stop(stop)
+    if stop < 0:
+        return model, fit(model, objective, made, checkpoint=folder, **options)
+    with pytest.raises(RuntimeError, match="the power went") as caught:
+        fit(model, objective, made, checkpoint=folder, **options)
+    return model, caught.value.history
+
+
+def alike(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mine, others = one.state_dict(), other.state_dict()
+    return list(mine) == list(others) and all(torch.equal(mine[key], others[key]) for key in mine)
+
+
+def numbers(history: History) -> dict:
+    found = history.to_dict()
+    found.pop("seconds")
+    return found
+
+
+def files(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("step-*.safetensors"))
+
+
+POINTS = [f"step{n}" for n in sorted(np.random.default_rng(0).permutation(40)[:20].tolist())]
+POINTS += ["before1", "before2", "before4", "after1", "after3"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> dict[str, list]:
+    """What runs ended with that were killed: at twenty random steps, and as a file was written."""
+    script = Path(__file__).with_name("killed_runs.py")
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(script), str(folder), *POINTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert not done.returncode, done.stderr
+    found: dict[str, list] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_ends_as_if_it_had_not_been(killed, point: str) -> None:
+    signalled, ended = killed[point]
+    assert signalled == signal.SIGKILL
+    assert len(killed["alone"]) == 64
+    assert ended == killed["alone"]
+
+
+class Noisy(Dataset):
+    """Draws from torch, numpy and Python as it is read."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return DATA[index] * (torch.rand(()) < 0.9) * float(np.random.rand() < 0.9)  # noqa: NPY002
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for _ in range(60):
+            yield DATA[torch.randint(100, ())]
+
+
+def own_order() -> DataLoader:
+    order = torch.Generator().manual_seed(8)
+    return DataLoader(TensorDataset(DATA), 16, shuffle=True, generator=order)
+
+
+SOURCES: dict[str, Callable[[], object]] = {
+    "array": lambda: DATA,
+    "dynamic": lambda: vk.datasets.from_tensors(DATA, binarize="dynamic"),
+    "data set": Noisy,
+    "loader": lambda: DataLoader(Noisy(), 16, shuffle=True),
+    "loader's own order": own_order,
+    "workers": lambda: DataLoader(Noisy(), 16, shuffle=True, num_workers=2),
+    "stream": Stream,
+    "list": lambda: list(DATA.split(20)),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_whatever_the_data_come_from(tmp_path: Path, name: str) -> None:
+    whole, history = run(None, data=SOURCES[name])
+    run(tmp_path, 9, data=SOURCES[name])
+    assert files(tmp_path)[-1] == 8
+    resumed, again = run(tmp_path, data=SOURCES[name], resume=True)
+    assert alike(whole, resumed)
+    assert numbers(history) == numbers(again)
+
+
+SCHEDULERS: dict[str, Callable] = {
+    "steps": lambda optimizer: StepLR(optimizer, 3, 0.5),
+    "one cycle": lambda optimizer: OneCycleLR(optimizer, 0.01, total_steps=14),
+    "sequence": lambda optimizer: SequentialLR(
+        optimizer, [StepLR(optimizer, 1, 2.0), StepLR(optimizer, 2, 0.5)], [5]
+    ),
+    "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, patience=0, threshold=0.5),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_whatever_the_scheduler(tmp_path: Path, name: str) -> None:
+    options = {"scheduler": SCHEDULERS[name], "validation": DATA, "validate_every": 3}
+    whole, history = run(None, **options)
+    assert len(set(history.learning_rate)) > 1
+    run(tmp_path, 10, **options)
+    resumed, again = run(tmp_path, resume=True, **options)
+    assert alike(whole, resumed)
+    assert numbers(history) == numbers(again)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.SGD(parameters, 1e-4, momentum=0.9),
+        lambda parameters: torch.optim.RMSprop(parameters, 1e-4, centered=True),
+        lambda parameters: torch.optim.AdamW(parameters, 1e-3, amsgrad=True),
+        lambda parameters: torch.optim.Adafactor(parameters, 1e-2),
+    ],
+)
+def test_whatever_the_optimizer(tmp_path: Path, optimizer) -> None:
+    whole, _ = run(None, optimizer=optimizer)
+    run(tmp_path, 5, optimizer=optimizer)
+    resumed, _ = run(tmp_path, resume=True, optimizer=optimizer)
+    assert alike(whole, resumed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_whatever_the_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    whole, _ = run(None, model=tiny().to(dtype))
+    run(tmp_path, 5, model=tiny().to(dtype))
+    resumed, _ = run(tmp_path, model=tiny().to(dtype), resume=True)
+    assert alike(whole, resumed)
+    assert next(resumed.parameters()).dtype == dtype
+
+
+def test_on_a_device(tmp_path: Path, device) -> None:
+    run(tmp_path, 5, model=tiny().to(device))
+    resumed, history = run(tmp_path, model=tiny().to(device), resume=True)
+    assert next(resumed.parameters()).device.type == torch.device(device).type
+    assert history.step[-1] == 14
+
+
+class TestPatience:
+    def test_the_best_weights_are_remembered(self, tmp_path: Path) -> None:
+        options = {"validation": DATA, "validate_every": 2, "patience": 2, "steps": 60}
+        options["learning_rate"] = 0.3  # which soon makes it worse
+        whole, history = run(None, **options)
+        assert history.stopped == "early"
+        run(tmp_path, history.step[-1] - 1, **options)
+        resumed, again = run(tmp_path, resume=True, **options)
+        assert again.stopped == "early"
+        assert alike(whole, resumed)
+        once_more, ended = run(tmp_path, resume=True, **options)
+        assert alike(whole, once_more)
+        assert numbers(ended) == numbers(history)
+
+    def test_more_patience_goes_on(self, tmp_path: Path) -> None:
+        options = {"validation": DATA, "validate_every": 2, "steps": 60, "learning_rate": 0.3}
+        _, history = run(tmp_path, patience=1, **options)
+        _, longer = run(tmp_path, patience=4, resume=True, **options)
+        assert longer.step[-1] > history.step[-1]
+
+
+class TestGoingOn:
+    def test_from_nothing(self, tmp_path: Path) -> None:
+        whole, _ = run(None)
+        resumed, _ = run(tmp_path / "new", resume=True)
+        assert alike(whole, resumed)
+
+    def test_a_finished_run_is_left_as_it_is(self, tmp_path: Path) -> None:
+        whole, history = run(tmp_path)
+        again, same = run(tmp_path, resume=True)
+        assert alike(whole, again)
+        assert same.to_dict() == history.to_dict()
+
+    @pytest.mark.parametrize("length", [{"steps": 14}, {"epochs": 3}])
+    def test_further_than_was_asked_for(self, tmp_path: Path, length) -> None:
+        longer = {"steps": 23} if "steps" in length else {"epochs": 5}
+        whole, _ = run(None, **({"steps": None} | longer))
+        run(tmp_path, **({"steps": None} | length))
+        resumed, history = run(tmp_path, resume=True, **({"steps": None} | longer))
+        assert alike(whole, resumed)
+        assert history.step[-1] == (23 if "steps" in length else 20)
+
+    def test_after_ctrl_c(self, tmp_path: Path) -> None:
+        whole, _ = run(None, validate_every=3)
+
+        class Press(vk.objectives.Term):
+            def forward(self, out, x):
+                return out.z.new_zeros(())
+
+            def set_step(self, step: int) -> None:
+                if step == 7:
+                    signal.raise_signal(signal.SIGINT)
+
+        model, options = tiny(), {"steps": 14, "batch_size": 32, "seed": 0, "progress": False}
+        objective = elbo() + Press(name="stop")
+        history = fit(model, objective, DATA, checkpoint=tmp_path, validate_every=3, **options)
+        assert history.stopped == "interrupted"
+        assert files(tmp_path)[-1] == 8
+        resumed, history = run(tmp_path, validate_every=3, resume=True)
+        assert history.stopped == "finished"
+        assert alike(whole, resumed)
+
+    def test_after_a_callback_stopped_it(self, tmp_path: Path) -> None:
+        whole, _ = run(None)
+        run(tmp_path, callbacks=[lambda state: state.step == 8])
+        resumed, history = run(tmp_path, resume=True)
+        assert history.stopped == "finished"
+        assert alike(whole, resumed)
+
+    def test_a_run_without_a_seed(self, tmp_path: Path) -> None:
+        torch.manual_seed(3)
+        whole, _ = run(None, seed=None)
+        torch.manual_seed(3)
+        run(tmp_path, 1, seed=None)
+        torch.manual_seed(4)
+        resumed, _ = run(tmp_path, seed=None, resume=True)
+        assert alike(whole, resumed)
+
+    def test_it_fails_again_and_again(self, tmp_path: Path) -> None:
+        whole, history = run(None)
+        for stop in (3, 7, 9, 13):
+            run(tmp_path, stop, resume=True)
+        resumed, again = run(tmp_path, resume=True)
+        assert alike(whole, resumed)
+        assert numbers(history) == numbers(again)
+
+
+class TestFiles:
+    def test_the_last_ones_and_the_best_are_kept(self, tmp_path: Path) -> None:
+        options = {"validation": DATA, "validate_every": 2, "steps": 20}
+        options["scheduler"] = lambda optimizer: LambdaLR(optimizer, lambda n: 1 + 999 * (n > 8))
+        _, history = run(Checkpoints(tmp_path, keep=3), **options)
+        best = history.step[history.best]
+        assert best == 8
+        assert files(tmp_path) == sorted({best, 16, 18, 20})
+        model, other = tiny(), tiny()
+        found = load_checkpoint(model, tmp_path, "best")
+        assert found.step[-1] == best
+        assert load_checkpoint(other, tmp_path).to_dict() == history.to_dict()
+        assert not alike(model, other)
+        loss = vk.training.evaluate(model, elbo(), DATA, batch_size=32, step=best - 1)["loss"]
+        assert loss == history.validation["loss"][history.best]
+
+    def test_one_at_the_end_of_each_row(self, tmp_path: Path) -> None:
+        run(Checkpoints(tmp_path, keep=9), epochs=3, steps=None)
+        assert files(tmp_path) == [0, 4, 8, 12]
+
+    def test_they_hold_no_pickle(self, tmp_path: Path) -> None:
+        run(tmp_path)
+        for path in tmp_path.iterdir():
+            length = int.from_bytes(path.read_bytes()[:8], "little")
+            header = json.loads(path.read_bytes()[8 : 8 + length])
+            assert json.loads(header["__metadata__"]["values"])
+
+    @pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+    def test_a_damaged_one_is_laid_aside(self, tmp_path: Path, harm: str) -> None:
+        whole, _ = run(None)
+        run(tmp_path, 9)
+        newest = max(tmp_path.iterdir())
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.write_bytes({"flip": content, "cut": content[:-9], "empty": b""}[harm])
+        with pytest.warns(UserWarning, match=f"{newest.name}.*The one before is taken"):
+            resumed, _ = run(tmp_path, resume=True)
+        assert alike(whole, resumed)
+        assert newest.with_suffix(".damaged").exists()
+
+    def test_never_a_silent_restart(self, tmp_path: Path) -> None:
+        run(tmp_path, 9)
+        found = list(tmp_path.iterdir())
+        assert len(found) == 2
+        for path in found:
+            path.write_bytes(path.read_bytes()[:-1])
+        model = tiny()
+        with (
+            pytest.warns(match="before is taken"),
+            pytest.raises(DamagedFileError, match="do not add up"),
+        ):
+            run(tmp_path, model=model, resume=True)
+        assert alike(model, tiny())
+        with pytest.raises(DamagedFileError, match="do not add up"):
+            load_checkpoint(model, tmp_path)
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch) -> None:
+        whole, _ = run(None)
+        commit, left = storage.commit, 4
+
+        def full(temporary: Path, path: Path) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise OSError(28, os.strerror(28))
+            commit(temporary, path)
+
+        monkeypatch.setattr(storage, "commit", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            run(tmp_path)
+        assert isinstance(caught.value.history, History)
+        assert all(path.suffix == ".safetensors" for path in tmp_path.iterdir())
+        resumed, _ = run(tmp_path, resume=True)
+        assert alike(whole, resumed)
+
+    def test_what_was_half_written_is_swept_up(self, tmp_path: Path) -> None:
+        run(tmp_path, 5)
+        (tmp_path / ".1f.writing").write_bytes(b"half")
+        run(tmp_path, resume=True)
+        assert not list(tmp_path.glob(".*"))
+
+
+class TestRefusals:
+    def test_a_folder_with_checkpoints(self, tmp_path: Path, refuses) -> None:
+        run(tmp_path, 5)
+        words = "checkpoint: expected", "resume=True", "step 4"
+        refuses(ValueError, lambda: run(tmp_path), *words)
+        assert files(tmp_path) == [2, 4]
+
+    def test_resuming_nowhere(self, refuses) -> None:
+        words = "checkpoint: expected a folder"
+        refuses(ValueError, lambda: run(None, resume=True), words)
+        refuses(TypeError, lambda: fit(tiny(), elbo(), DATA, steps=1, checkpoint=3), words)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("batch_size", {"batch_size": 16}),
+            ("seed", {"seed": 1}),
+            ("samples", {"samples": 2}),
+            ("data", {"data": DATA[:50]}),
+        ],
+    )
+    def test_another_run(self, tmp_path: Path, name: str, options, refuses) -> None:
+        run(tmp_path, 5)
+        model = tiny()
+        call = lambda: run(tmp_path, model=model, resume=True, **options)  # noqa: E731
+        refuses(ValueError, call, f"{name}: expected", "as in the checkpoint")
+        assert alike(model, tiny())
+
+    def test_another_model_or_optimizer(self, tmp_path: Path, refuses) -> None:
+        run(tmp_path, 5)
+        words = "model: expected the parts", "size mismatch"
+        refuses(ValueError, lambda: run(tmp_path, model=tiny(width=8), resume=True), *words)
+        refuses(ValueError, lambda: load_checkpoint(tiny(width=8), tmp_path), *words)
+        options = {"scheduler": SCHEDULERS["steps"], "resume": True}
+        refuses(ValueError, lambda: run(tmp_path, **options), "resume: expected", "'scheduler'")
+
+    def test_fewer_batches(self, tmp_path: Path, refuses) -> None:
+        batches = list(DATA.split(20))
+        run(tmp_path, 3, data=batches)
+        words = "data: expected", "at least 2 batches", "1 batches"
+        refuses(ValueError, lambda: run(tmp_path, data=batches[:1], resume=True), *words)
+
+    def test_a_state_that_needs_pickle(self, tmp_path: Path, refuses) -> None:
+        class Odd(StepLR):
+            def state_dict(self):
+                return super().state_dict() | {"odd": object()}
+
+        call = lambda: run(tmp_path, scheduler=lambda optimizer: Odd(optimizer, 3))  # noqa: E731
+        refuses(TypeError, call, "['scheduler']['odd']", "expected tensors")
+
+    def test_loading_what_is_not_there(self, tmp_path: Path, refuses) -> None:
+        refuses(FileNotFoundError, lambda: load_checkpoint(tiny(), tmp_path), "checkpoints in it")
+        run(tmp_path)
+        words = "which: expected", "a run without validation"
+        refuses(FileNotFoundError, lambda: load_checkpoint(tiny(), tmp_path, "best"), *words)
+        refuses(ValueError, lambda: load_checkpoint(tiny(), tmp_path, "first"), "which", "'last'")
+
+    @pytest.mark.parametrize("options", [{"every": 0}, {"keep": 0}, {"every": 1.5}])
+    def test_numbers_that_do_not_fit(self, options, refuses) -> None:
+        refuses(ValueError, lambda: Checkpoints("x", **options), next(iter(options)), "above 0")
+
+
+class TestSeeds:
+    def test_data_come_in_the_same_order_whatever_the_model_draws(self) -> None:
+        def seen(model: vk.VAE, **options) -> list[torch.Tensor]:
+            batches: list[torch.Tensor] = []
+            noisy = vk.datasets.from_tensors(DATA * 0.5, binarize="dynamic")
+            corruption = lambda x: batches.append(x.clone()) or x  # noqa: E731
+            run(None, model=model, data=noisy, corruption=corruption, **options)
+            return batches
+
+        one, other = seen(tiny()), seen(tiny(dim=3), samples=2)
+        assert len(one) == 14
+        assert all(map(torch.equal, one, other))
+        assert not torch.equal(one[0], seen(tiny(), seed=1)[0])
+
+    def test_streams_differ(self) -> None:
+        fork = vk.training.fork_seed
+        found = {fork(seed, purpose) for seed in range(50) for purpose in ("data", "noise")}
+        assert len(found) == 100
+        assert fork(0, "data") == fork(0, "data")
+
+    def test_the_history_says_what_it_depends_on(self, tmp_path: Path) -> None:
+        _, history = run(tmp_path)
+        assert history.seed == 0
+        assert history.versions["torch"] == torch.__version__
+        assert history.versions["vaekit"] == vk.__version__
+        found = load_checkpoint(tiny(), tmp_path)
+        assert found.versions == history.versions
+        assert found.seed == 0
+        assert copy.deepcopy(found).to_dict() == history.to_dict()
