@@ -99,13 +99,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     for content in (pickle.dumps({"a": 1}), b"", b"\xff" * 8 + b"{}"):
         other.write_bytes(content)
-        named = tmp_path / f"x-{storage._sum(other)}.safetensors"
+        named = tmp_path / f"x-{storage.sum_of(other)}.safetensors"
         named.write_bytes(content)
         with pytest.raises(DamagedFileError, match="holds no tensors"):
             read(named)
     storage.write_tensors(other, {"a": torch.zeros(2)}, {})
-    named = other.replace(tmp_path / f"y-{storage._sum(other)}.safetensors")
-    with pytest.raises(DamagedFileError, match="holds no tensors"):
+    named = other.replace(tmp_path / f"y-{storage.sum_of(other)}.safetensors")
+    with pytest.raises(DamagedFileError, match="holds no nested values"):
         read(named)
 
 

@@ -22,14 +22,13 @@ from vaekit import (
     training,
     vae,
 )
+from vaekit._version import __version__
 from vaekit.latents import GaussianLatent
 from vaekit.losses import decompose_kl, kl_divergence, reconstruction, total_correlation
 from vaekit.objectives import KL, DecomposedKL, Reconstruction, TotalCorrelation
 from vaekit.plots import report
 from vaekit.training import fit
 from vaekit.vae import VAE, Decoder, Encoder
-
-__version__ = "0.1.0"
 
 __all__ = [
     "KL",

@@ -8,6 +8,7 @@ objectives and the metrics need not know of the layers. The decoder reads the lo
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,8 @@ from vaekit.distributions.chains import Chain
 
 __all__ = ["BottomUp", "Ladder", "TopDown"]
 
+_Nets: TypeAlias = Sequence[nn.Module] | nn.ModuleList
+
 
 class _Layers(nn.Module):
     """Networks from each layer to the next, whose outputs are the halves of Gaussians.
@@ -26,7 +29,7 @@ class _Layers(nn.Module):
     They are checked, where they tell their sizes, against the layers in drawing order.
     """
 
-    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module], *, down: bool) -> None:
+    def __init__(self, sizes: Sequence[int], nets: _Nets, *, down: bool) -> None:
         super().__init__()
         self.sizes = _checks.positive_ints("sizes", sizes)
         what = "one network between each two layers, of which there are two at least"
@@ -76,7 +79,7 @@ class TopDown(_Layers):
 
     _zeros: Tensor
 
-    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+    def __init__(self, sizes: Sequence[int], nets: _Nets) -> None:
         super().__init__(sizes, nets, down=True)
         self.register_buffer("_zeros", torch.zeros(self.sizes[-1]), persistent=False)
 
@@ -119,7 +122,7 @@ class BottomUp(_Layers):
         equation 2.
     """
 
-    def __init__(self, sizes: Sequence[int], nets: Sequence[nn.Module]) -> None:
+    def __init__(self, sizes: Sequence[int], nets: _Nets) -> None:
         super().__init__(sizes, nets, down=False)
         self.num_params = 2 * self.sizes[0]
 

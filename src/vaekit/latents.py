@@ -1,6 +1,7 @@
 """Latents: what turns the numbers an encoder's network returns into a distribution over z."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -467,9 +468,15 @@ class VectorQuantizedLatent(Latent):
             raise ValueError(_checks.expected("variables", f"a divisor of dim={dim}", variables))
         super().__init__(dim, dim)
         self.variables = variables
+        self._codes = None if isinstance(codebook, nn.Module) else codebook
         if not isinstance(codebook, nn.Module):
             codebook = _vector_quantizer(dim // variables, codebook)
         self.quantizer = codebook
+
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        codebook = self.quantizer if self._codes is None else self._codes
+        return {"dim": self.dim, "codebook": codebook, "variables": self.variables}
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> PointMass:
         """Return the point mass at the nearest codes."""
@@ -596,6 +603,7 @@ class FlowLatent(Latent):
         self.context = context if context == 0 else _checks.positive_int("context", context)
         super().__init__(_checks.positive_int("dim", dim), 2 * dim + self.context)
         self.flow = import_zuko().flows.MAF(self.dim, self.context) if flow is None else flow
+        self._own_flow = flow is None
         weight = next(self.flow.parameters(), torch.empty(0))
         try:
             with torch.no_grad():
@@ -604,6 +612,11 @@ class FlowLatent(Latent):
             what = f"a zuko flow over {self.dim} features with {self.context} of context"
             got = f"{type(self.flow).__name__}, which fails there"
             raise ValueError(_checks.expected("flow", what, got, str(error))) from error
+
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        sizes = {"dim": self.dim, "context": self.context}
+        return sizes if self._own_flow else sizes | {"flow": self.flow}
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> FlowDistribution:
         """Read means, log-variances and the flow's context.

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,7 @@ class Likelihood(nn.Module, ABC):
     def __init__(self, shape: int | Sequence[int], params_per_value: int = 1) -> None:
         super().__init__()
         self.shape = _checks.event_shape("shape", shape)
+        self.params_per_value = params_per_value
         self.num_params = params_per_value * math.prod(self.shape)
         self._stacked = torch.Size((params_per_value * self.shape[0], *self.shape[1:]))
 
@@ -206,6 +207,11 @@ class _LocationScale(Likelihood):
     def _around(self, mu: Tensor, logvar: Tensor) -> Distribution:
         """Return the distribution of these locations and logarithms of the scales' squares."""
 
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        learned = isinstance(self.logvar, nn.Parameter)
+        return {"shape": self.shape, "sigma": self._sigma, "learn_sigma": learned}
+
     def extra_repr(self) -> str:
         """Show the shape, sigma, and whether it is learned."""
         sigma = self._sigma if isinstance(self._sigma, str) else f"{self.sigma:.4g}"
@@ -340,6 +346,10 @@ class StudentT(_LocationScale):
         super().__init__(shape, sigma, learn_sigma=learn_sigma)
         self.df = _checks.number("df", df, above=1)
         _checks.require(self.df <= 1e6, "df", "a number up to 1e6", df, "Use a Gaussian.")
+
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        return super().init_args() | {"df": self.df}
 
     def _around(self, mu: Tensor, logvar: Tensor) -> Observed:
         wide = _wide(mu)
@@ -645,6 +655,10 @@ class Mixed(Likelihood):
         _checks.trailing_shape("params", params, (self.num_params,))
         each = zip(self.parts, params.split(self._sizes, dim=-1), strict=True)
         return Joint([likelihood(part) for likelihood, part in each], self.columns)
+
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        return {"parts": list(zip(self.columns, self.parts, strict=True))}
 
     def extra_repr(self) -> str:
         """Show the columns of each part."""

@@ -5,7 +5,7 @@ Any ``nn.Module`` does in their place. These know how many numbers they take and
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -56,7 +56,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], in_shape: Sequence[int], out_shape: Sequence[int]
+        self, layers: Iterable[nn.Module], in_shape: Sequence[int], out_shape: Sequence[int]
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
@@ -466,6 +466,8 @@ class Rungs(nn.Module):
         outs = _widths("out_features", out_features)
         what = f"one for each of the {len(widths) - 1} hidden layers"
         _checks.require(len(outs) == len(widths) - 1, "out_features", what, outs)
+        self.in_features, self.hidden, self.out_features = in_features, widths[1:], outs
+        self.activation = activation
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Linear(size_in, size_out), _made(activation))
             for size_in, size_out in pairwise(widths)
@@ -506,7 +508,8 @@ class FirstOf(nn.Module):
         values = net.in_shape.numel()
         what = f"at least the {values} values that net takes"
         _checks.require(_checks.positive_int("size", size) >= values, "size", what, size)
-        self.net, self.in_shape, self.out_shape = net, torch.Size((size,)), net.out_shape
+        self.net, self.size = net, size
+        self.in_shape, self.out_shape = torch.Size((size,)), net.out_shape
         self.takes_context = bool(getattr(net, "takes_context", False))
 
     def forward(

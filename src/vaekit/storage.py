@@ -15,7 +15,17 @@ from torch import Tensor
 
 from vaekit import _checks
 
-__all__ = ["DamagedFileError", "commit", "read", "scratch", "write", "write_tensors"]
+__all__ = [
+    "DamagedFileError",
+    "commit",
+    "read",
+    "read_tensors",
+    "scratch",
+    "sum_of",
+    "sweep",
+    "write",
+    "write_tensors",
+]
 
 _SUFFIX = ".writing"
 
@@ -90,8 +100,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             own = own.clone()  # safetensors refuses what shares memory
         seen.add(own.untyped_storage().data_ptr())
         plain[name] = own
+    path.touch()
+    mode = path.stat().st_mode  # of files that anybody makes; that of save_file is the user's alone
     try:
         save_file(plain, path, dict(metadata))
+        path.chmod(mode)
     except SafetensorError as error:  # what the system said, in words alone
         raise OSError(f"{path.parent} could not be written to: {error}.") from error
 
@@ -116,7 +129,7 @@ def write(folder: Path, stem: str, value: Any) -> Path:
     tree = json.dumps(_flat(value, "value", tensors))
     with scratch(folder) as temporary:
         write_tensors(temporary, tensors, {"values": tree})
-        path = folder / f"{stem}-{_sum(temporary)}.safetensors"
+        path = folder / f"{stem}-{sum_of(temporary)}.safetensors"
         commit(temporary, path)
     return path
 
@@ -128,21 +141,35 @@ def read(path: Path) -> Any:
         DamagedFileError: If the file is not as it was written, or was not written by `write`.
         OSError: If it cannot be read.
     """
+    if not path.stem.endswith(f"-{sum_of(path)}"):
+        raise DamagedFileError(path, "its bytes do not add up to the sum in its name")
+    tensors, metadata = read_tensors(path)
+    try:
+        return _nested(json.loads(metadata["values"]), tensors)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedFileError(path, f"it holds no nested values ({error})") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of named tensors, into memory of the processor, and what is said beside them.
+
+    Raises:
+        DamagedFileError: If it is no safetensors file, or not whole.
+        OSError: If it cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
-    if not path.stem.endswith(f"-{_sum(path)}"):
-        raise DamagedFileError(path, "its bytes do not add up to the sum in its name")
     try:
         with safe_open(path, framework="pt") as file:
-            tree = json.loads(file.metadata()["values"])
             # Copies, for what the file gives is a view of its bytes, whatever becomes of them.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return _nested(tree, tensors)
-    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DamagedFileError(path, f"it holds no tensors and values ({error})") from error
+            return tensors, file.metadata() or {}
+    except (SafetensorError, ValueError) as error:
+        raise DamagedFileError(path, f"it holds no tensors ({error})") from error
 
 
-def _sum(path: Path) -> str:
+def sum_of(path: Path) -> str:
+    """Return the first 64 bits of a file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -258,6 +258,10 @@ class StandardGaussian(DiagonalGaussian):
         self.mu = self.logvar = self._log_variance = zeros
         Distribution.__init__(self, *divided(zeros.shape, event_ndims), validate_args=False)
 
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        return {"zeros": self.mu, "event_ndims": len(self.event_shape)}
+
 
 # --- Closed-form divergences, in nats and summed over the event --------------------------------
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +184,10 @@ class UniformSphere(PowerSpherical):
     def __init__(self, zeros: Float[Tensor, "*batch dim"]) -> None:
         direction = F.pad(zeros[..., 1:], (1, 0), value=1.0)
         super().__init__(direction, zeros[..., 0])
+
+    def init_args(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        return {"zeros": torch.zeros_like(self.direction)}
 
 
 def _kl_spherical_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:

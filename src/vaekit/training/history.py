@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from vaekit import _checks
+from vaekit._version import __version__
 
 __all__ = ["History", "NonFiniteLossError"]
 
@@ -139,7 +140,5 @@ class History:
 
 def versions() -> dict[str, str]:
     """Return the versions that training depends on."""
-    from vaekit import __version__
-
     own = {"vaekit": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return own | {"python": platform.python_version()}

@@ -1,0 +1,202 @@
+"""What a model is built of, as plain values: written down without code, and built again by name."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
+
+from vaekit import _checks
+
+__all__ = ["UndescribedError", "build", "class_name", "describe"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_RECURRENT = (
+    *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout"),
+    "bidirectional",
+)
+_NOT_TOLD = ("self", "device", "dtype", "validate_args")
+_TORCH = {"torch.nn": nn.Module, "torch.distributions": Distribution}
+
+
+class UndescribedError(TypeError):
+    """A part does not tell what it was made with."""
+
+
+def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any:
+    """Describe a module by its class and what it was made with, down to plain values.
+
+    What a constructor took is read off the attributes of the same names, or is what the part's
+    method ``init_args`` returns, where it has one. A module that occurs twice is described once.
+
+    Args:
+        part: The module.
+        tensors: Where the tensors among the arguments are put, under names that the description
+            uses.
+        place: How errors name the part.
+
+    Raises:
+        UndescribedError: If a part does not keep an argument, or one is of another kind.
+    """
+    seen: dict[int, int] = {}
+
+    def values(place: str, named: Mapping[str, Any]) -> list[Any]:
+        return [[name, value(f"{place}.{name}", each)] for name, each in named.items()]
+
+    def value(place: str, given: Any) -> Any:
+        if given is None or isinstance(given, bool | int | float | str):
+            return given
+        if isinstance(given, Tensor):
+            tensors[place] = given.detach()
+            return {"tensor": place}
+        if isinstance(given, nn.Module | Distribution):
+            if id(given) in seen:
+                return {"again": seen[id(given)]}
+            described: dict[str, Any] = {"class": class_name(type(given))}
+            if isinstance(given, nn.Module) and type(given) in _CONTAINERS:
+                described["children"] = values(place, given._modules)
+            else:
+                described["arguments"] = values(place, _arguments(place, given))
+            seen[id(given)] = len(seen)
+            return described
+        if isinstance(given, type):
+            return {"type": class_name(given)}
+        if isinstance(given, Mapping):
+            return {"named": values(place, given)}
+        if isinstance(given, Sequence):
+            items = [value(f"{place}.{index}", each) for index, each in enumerate(given)]
+            return {"tuple": items} if isinstance(given, tuple) else items
+        what = "a module, a distribution, a tensor or a plain value"
+        raise UndescribedError(_checks.expected(place, what, repr(given)))
+
+    return value(place, part)
+
+
+def build(
+    description: Any, tensors: Mapping[str, Tensor], find: Callable[[str], type], room: int
+) -> Any:
+    """Build what was described.
+
+    Args:
+        description: What `describe` returned.
+        tensors: The tensors among the arguments.
+        find: Returns the class of a name, or raises.
+        room: How many numbers the parts may hold together, before they are given any: a description
+            is not to be trusted.
+
+    Raises:
+        Exception: Whatever the constructors raise, or ``find``, or whatever a description leads to
+            that `describe` did not write.
+    """
+    built: list[Any] = []
+
+    def value(given: Any) -> Any:
+        if isinstance(given, list):
+            return [value(each) for each in given]
+        if not isinstance(given, dict):
+            return given
+        if "tuple" in given:
+            return tuple(map(value, given["tuple"]))
+        if "tensor" in given:
+            return tensors[given["tensor"]]
+        if "again" in given:
+            return built[given["again"]]
+        if "type" in given:
+            return find(given["type"])
+        if "named" in given:
+            return {name: value(each) for name, each in given["named"]}
+        kind = find(given["class"])
+        if not issubclass(kind, nn.Module | Distribution):
+            raise TypeError(f"{given['class']} is neither a module nor a distribution")
+        named = given["children"] if kind in _CONTAINERS else given["arguments"]
+        made = _made(kind, {name: value(each) for name, each in named})
+        built.append(made)
+        return made
+
+    with torch.random.fork_rng([]), _Room(room):
+        return value(description)
+
+
+def class_name(kind: type) -> str:
+    """Name a class: torch's and vaekit's by their public place, any other by its own name."""
+    for place in _TORCH:
+        if getattr(getattr(torch, place[6:]), kind.__name__, None) is kind:
+            return f"{place}.{kind.__name__}"
+    package, _, rest = kind.__module__.partition(".")
+    return f"vaekit.{rest.split('.')[0]}.{kind.__name__}" if package == "vaekit" else kind.__name__
+
+
+def torch_class(name: str) -> type | None:
+    """Return a module or a distribution of torch's by its public name, None for any other name."""
+    place, _, own = name.rpartition(".")
+    kind = getattr(getattr(torch, place[6:]), own, None) if place in _TORCH else None
+    return kind if isinstance(kind, type) and issubclass(kind, _TORCH[place]) else None
+
+
+def _arguments(place: str, part: Any) -> Mapping[str, Any]:
+    """Tell what a part was made with."""
+    if hasattr(part, "init_args"):
+        told: Mapping[str, Any] = part.init_args()
+        return told
+    if isinstance(part, nn.RNNBase):
+        names = [*_RECURRENT, *(["proj_size"] if isinstance(part, nn.LSTM) else [])]
+        names += ["nonlinearity"] if isinstance(part, nn.RNN) else []
+        return {name: getattr(part, name) for name in names}
+    own: Any = type(part).__init__
+    if own is nn.Module.__init__ or isinstance(part, nn.Identity):  # which take nothing
+        return {}
+    found = {}
+    for name, parameter in inspect.signature(own).parameters.items():
+        if name in _NOT_TOLD or name.startswith("_"):
+            continue
+        kept = "base_dist" if name == "base_distribution" else name  # torch's own exception
+        if not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
+            what = f"an attribute {name!r}, as {type(part).__name__} takes, or a method init_args"
+            raise UndescribedError(_checks.expected(place, what, "neither"))
+        if isinstance(part, Distribution) and parameter.default is None and name not in vars(part):
+            continue  # another parameterisation, computed from the one that was given
+        found[name] = getattr(part, kept)
+        if name == "bias" and torch_class(class_name(type(part))):
+            found[name] = found[name] is not None and found[name] is not False
+    return found
+
+
+def _made(kind: type, named: dict[str, Any]) -> Any:
+    if kind is nn.Sequential or kind is nn.ModuleDict:
+        made: Any = kind()
+        for name, child in named.items():
+            made.add_module(name, child)
+        return made
+    if kind is nn.ModuleList:
+        return nn.ModuleList(named.values())
+    parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    several = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
+    spread = [each for name in several for each in named.pop(name, [])]
+    return kind(*spread, **named)
+
+
+class _Room(TorchFunctionMode):
+    """Refuses to make tensors of more numbers than there is room for."""
+
+    _makers = (
+        *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye),
+        *(torch.arange, torch.linspace, torch.tril_indices, torch.triu_indices, torch.randperm),
+    )
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        options = kwargs or {}
+        if func in self._makers:
+            self._room -= math.prod(func(*args, **{**options, "device": "meta"}).shape)
+            if self._room < 0:
+                raise MemoryError("its parts are larger than the weights that are there for them")
+        return func(*args, **options)

@@ -1,0 +1,268 @@
+"""Models in folders and on the Hugging Face Hub: weights, what they are parts of, and a card."""
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit import _checks, storage
+from vaekit._version import __version__
+from vaekit.architecture import UndescribedError, build, describe, torch_class
+from vaekit.storage import DamagedFileError
+
+__all__ = ["load", "push", "save"]
+
+_FORMAT = 1  # raised where what older versions wrote is no longer read as they meant it
+_CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
+_CARD = "README.md"
+_LARGEST_CONFIG = 10_000_000  # bytes
+_SPARE = 4_000_000  # numbers that parts may hold beside their weights, like masks
+_ROOMS = ("distributions", "networks", "latents", "likelihoods", "priors", "hierarchy", "vae")
+_CARD_TEXT = """\
+---
+library_name: vaekit
+tags:
+- vae
+- variational-autoencoder
+---
+
+# {title}
+
+{text}{parameters:,} parameters, {latent_dim} latent dimensions. Written by vaekit {vaekit} with
+torch {torch}.
+
+```python
+import vaekit as vk
+
+model = vk.VAE.from_pretrained("{source}"{needs})
+```
+
+```
+{model}
+```
+"""
+
+
+def save(model: nn.Module, folder: Path, text: str = "", source: str = "") -> str | None:
+    """Write a model to a folder; return why it cannot be built from there, if it cannot.
+
+    Raises:
+        OSError: If a file cannot be written. Each is there whole or not at all, and weights beside
+            the description of others are refused when they are loaded.
+        UndescribedError: If the state of a part is no tensor.
+    """
+    versions = {"vaekit": __version__, "torch": str(torch.__version__)}
+    state, arguments, sums = _state(model), dict[str, Tensor](), dict[str, str]()
+    custom = {type(part).__name__: type(part) for part in model.modules() if _is_custom(part)}
+    described, why = None, None
+    try:
+        described = describe(model, arguments)
+        rebuilt = build(described, arguments, _finder(custom), _room(state, arguments))
+        _compare(_state(rebuilt), state)
+    except Exception as error:  # whatever a constructor that is called again may raise
+        described, why, arguments = None, str(error), {}
+    for name, tensors in ((_WEIGHTS, state), (_ARGUMENTS, arguments)):
+        with storage.scratch(folder) as temporary:
+            storage.write_tensors(temporary, tensors, {"format": "pt"})
+            sums[name] = storage.sum_of(temporary)
+            storage.commit(temporary, folder / name)
+    needs = f", classes=[{', '.join(sorted(custom))}]" if custom else ""
+    card = _CARD_TEXT.format(
+        title=source or folder.name,
+        text=text and f"{text}\n\n",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        latent_dim=getattr(model, "latent_dim", "?"),
+        source=source or folder.name,
+        needs=needs if why is None else ", model=model",
+        model=model,
+        **versions,
+    )
+    config = {"library": "vaekit", "format": _FORMAT, "versions": versions, "sums": sums}
+    config |= {"model": described, "not_described": why}
+    for name, content in ((_CARD, card), (_CONFIG, json.dumps(config, indent=1) + "\n")):
+        with storage.scratch(folder) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+            storage.commit(temporary, folder / name)
+    return why
+
+
+def load(
+    source: str | PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    classes: Iterable[type] = (),
+    revision: str | None = None,
+) -> nn.Module:
+    """Read a model from a folder or from the Hub.
+
+    Args:
+        source: A folder that `save` wrote, or a repository on the Hub, ``"owner/name"``.
+        model: One of the same parts, to be given the weights; built of its description if None.
+        classes: The classes of the caller's own that it may be built of.
+        revision: The repository's branch, tag or commit.
+
+    Raises:
+        DamagedFileError: If a file is not as it was written, or no model can be built from it.
+        FileNotFoundError: If there is no such folder, or a file is missing.
+        ValueError: If the weights do not fit the model or hold NaN, a class is not among the
+            caller's, or the model does not tell what it is made of.
+    """
+    folder = _folder(source, revision)
+    config = _config(folder / _CONFIG)
+    state = _tensors(folder / _WEIGHTS, config)
+    if model is None:
+        model = _built(folder, config, state, classes)
+    kept = _state(model)
+    _compare(kept, state)
+    for name, value in state.items():
+        _checks.no_nan(f"{_WEIGHTS}: {name}", value)
+    _cast(model, state)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def push(
+    model: nn.Module, repo_id: str, *, text: str, private: bool, token: str | None, message: str
+) -> tuple[str, str | None]:
+    """Put a model on the Hub; return its address, and why it cannot be built from there."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        why = save(model, Path(folder), text, repo_id)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=url.repo_id, commit_message=message)
+    return str(url), why
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UndescribedError(_checks.expected(name, "a tensor, to save it", repr(value)))
+    return state
+
+
+def _compare(kept: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Say so where weights do not fit a model, by name and shape."""
+    lacking, foreign = sorted(kept.keys() - given.keys()), sorted(given.keys() - kept.keys())
+    if lacking or foreign:
+        got = f"none of {lacking}, and besides {foreign}" if lacking else f"besides {foreign}"
+        raise ValueError(_checks.expected("model", "the weights of its parts", got))
+    for name, value in kept.items():
+        what, shape = f"shape {tuple(value.shape)}", given[name].shape
+        _checks.require(shape == value.shape, name, what, tuple(shape))
+
+
+def _cast(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model the dtypes of its weights, as ``load_state_dict`` does not."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    floats = {state[name].dtype for name in own.keys() & state.keys() if _is_float(state[name])}
+    if len(floats) == 1:
+        model.to(floats.pop())
+    for name in own.keys() & state.keys():
+        own[name].data = own[name].data.to(state[name].dtype)
+
+
+def _is_float(value: Tensor) -> bool:
+    return value.is_floating_point()
+
+
+def _is_custom(part: nn.Module) -> bool:
+    name = type(part).__module__
+    return not name.startswith("vaekit.") and not name.startswith("torch.")
+
+
+def _finder(classes: Mapping[str, type]) -> Callable[[str], type]:
+    """Make what returns the class of a name: torch's, vaekit's public ones, or the caller's."""
+
+    def find(name: str) -> type:
+        kind = torch_class(name)
+        package, _, rest = name.partition(".")
+        room, _, own = rest.partition(".")
+        if package == "vaekit" and room in _ROOMS:
+            module = sys.modules[f"vaekit.{room}"]
+            kind = getattr(module, own) if own in module.__all__ else None
+        kind = kind or classes.get(name)
+        if kind is None:
+            what, hint = f"{name!r} among them", "Nothing else is run that a file names."
+            raise _UnknownClassError(_checks.expected("classes", what, list(classes), hint))
+        return kind
+
+    return find
+
+
+class _UnknownClassError(ValueError):
+    pass
+
+
+def _room(*held: Mapping[str, Tensor]) -> int:
+    return _SPARE + 2 * sum(value.numel() for tensors in held for value in tensors.values())
+
+
+def _built(
+    folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], classes: Iterable[type]
+) -> nn.Module:
+    if config.get("model") is None:
+        hint = "It was saved without its parts, since they do not tell what they were made with: "
+        what, why = "one of the same parts, to be given the weights", config.get("not_described")
+        raise ValueError(_checks.expected("model", what, None, hint + str(why)))
+    arguments = _tensors(folder / _ARGUMENTS, config)
+    find = _finder({kind.__name__: kind for kind in classes})
+    try:
+        model = build(config["model"], arguments, find, _room(state, arguments))
+    except _UnknownClassError:
+        raise
+    except Exception as error:  # whatever constructors raise that are given what a file says
+        what = f"no model can be built from it ({type(error).__name__}: {error})"
+        raise DamagedFileError(folder / _CONFIG, what) from error
+    if not isinstance(model, nn.Module):
+        raise DamagedFileError(folder / _CONFIG, "it describes no model")
+    return model
+
+
+def _folder(source: str | PathLike[str], revision: str | None) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", fspath(source)) is None:
+        what = "a folder, or a repository 'owner/name'"
+        raise FileNotFoundError(_checks.expected("source", what, fspath(source)))
+    from huggingface_hub import snapshot_download
+
+    files = [_CONFIG, _WEIGHTS, _ARGUMENTS]
+    return Path(snapshot_download(fspath(source), revision=revision, allow_patterns=files))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(_checks.expected("source", "a folder with the file", path))
+    size = path.stat().st_size
+    if size > _LARGEST_CONFIG:
+        raise DamagedFileError(path, f"it is larger than any description, {size} bytes")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, f"it is no JSON ({error})") from error
+    known = isinstance(config, dict) and isinstance(config.get("format"), int)
+    if not known or not isinstance(config.get("sums"), dict):
+        raise DamagedFileError(path, "it does not describe a model of vaekit")
+    if config["format"] > _FORMAT:
+        versions = config.get("versions")
+        raise DamagedFileError(path, f"it is of a newer format; written by {versions}")
+    return config
+
+
+def _tensors(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(_checks.expected("source", "a folder with the file", path))
+    if storage.sum_of(path) != config["sums"].get(path.name):
+        raise DamagedFileError(path, f"its bytes do not add up to the sum in {_CONFIG}")
+    return storage.read_tensors(path)[0]

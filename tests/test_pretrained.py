@@ -1,0 +1,522 @@
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny
+from test_conformance import LATENTS, LIKELIHOODS, POINTS, PRIORS
+from test_recipes import MAKERS
+from torch import nn
+
+import vaekit as vk
+from vaekit import pretrained, storage
+from vaekit.architecture import UndescribedError, build, describe
+from vaekit.training import DamagedFileError
+
+#: What does not tell what it was made with: zuko's flows keep no arguments.
+UNTOLD = {"flow_prior_vae", "FlowPrior"}
+
+
+class Halves(vk.Encoder):
+    """An encoder of the user's own, that keeps what it was made with."""
+
+    def __init__(self, width: int, latent: nn.Module, scale: float = 1.0) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(64, width)), latent)
+        self.width, self.scale = width, scale
+        self.heads = nn.ModuleDict({"mu": nn.Linear(width, 2), "logvar": nn.Linear(width, 2)})
+
+    def forward(self, x):
+        hidden = self.net(x).relu() * self.scale
+        return self.latent(torch.cat([self.heads["mu"](hidden), self.heads["logvar"](hidden)], -1))
+
+
+class Forgetful(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, width)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+class Told(Forgetful):
+    def init_args(self) -> dict:
+        return {"width": self.layer.out_features}
+
+
+def custom(net: nn.Module | None = None) -> vk.VAE:
+    model, latent = tiny(), vk.GaussianLatent(2)
+    encoder = Halves(12, latent, scale=0.5) if net is None else vk.Encoder(net, latent)
+    return vk.VAE(encoder, model.decoder)
+
+
+def of(net: nn.Module, shape: tuple[int, ...] = (1, 8, 8)) -> vk.VAE:
+    """A model with some network for its encoder."""
+    return vk.VAE(vk.Encoder(net, vk.GaussianLatent(2)), tiny(shape).decoder)
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    mine, others = one.state_dict(), other.state_dict()
+    same = (torch.equal(mine[key], others[key]) for key in mine)
+    kinds = (mine[key].dtype == others[key].dtype for key in mine)
+    return list(mine) == list(others) and all(same) and all(kinds)
+
+
+def again(model: vk.VAE, folder: Path, **options) -> vk.VAE:
+    model.save_pretrained(folder)
+    with torch.random.fork_rng([]):
+        before = torch.get_rng_state()
+        found = vk.VAE.from_pretrained(folder, **options)
+        assert torch.equal(torch.get_rng_state(), before)
+    return found
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_recipe_comes_back(name: str, tmp_path: Path) -> None:
+    make, _ = MAKERS[name]
+    torch.manual_seed(1)
+    model, _ = make()
+    for parameter in model.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    if name in UNTOLD:
+        with pytest.warns(UserWarning, match="needs model="):
+            model.save_pretrained(tmp_path)
+        other = vk.VAE.from_pretrained(tmp_path, model=make()[0])
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            other = again(model, tmp_path)
+    assert alike(model, other)
+    assert repr(model) == repr(other)
+    assert not other.training
+    x = torch.rand(4, 1, 8, 8).round()
+    context = torch.tensor([0, 1, 2, 3]) if name == "cvae" else None
+    torch.manual_seed(5)
+    mine = model.eval()(x, None, context)
+    torch.manual_seed(5)
+    others = other(x, None, context)
+    assert torch.equal(mine.z, others.z)
+    assert torch.equal(mine.likelihood.mean, others.likelihood.mean)
+    if not isinstance(mine.posterior, vk.distributions.PointMass):
+        assert torch.equal(mine.prior.log_prob(mine.z), others.prior.log_prob(mine.z))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *LATENTS.items(),
+        *POINTS.items(),
+        *PRIORS.items(),
+        *((name, make) for name, (make, _) in LIKELIHOODS.items()),
+    ],
+)
+def test_every_part_tells_what_it_was_made_with(name: str, make) -> None:
+    part, tensors = make(), {}
+    if name in UNTOLD:
+        with pytest.raises(UndescribedError, match="'features'"):
+            describe(part, tensors)
+        return
+    described = json.loads(json.dumps(describe(part, tensors)))
+    other = build(described, tensors, pretrained._finder({}), 1_000_000)
+    assert repr(part) == repr(other)
+    shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (part, other)]
+    assert shapes[0] == shapes[1]
+
+
+NETS = {
+    "convolutions": lambda: vk.networks.conv((1, 8, 8), [4, 8], 4, activation=nn.ELU),
+    "perceptron": lambda: vk.networks.mlp(64, [8], 4, dropout=0.1, activation=nn.Tanh),
+    "torch": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, bias=False),
+        nn.BatchNorm2d(4, momentum=0.2),
+        nn.LeakyReLU(0.3),
+        nn.GroupNorm(2, 4, affine=False),
+        nn.Sequential(nn.Identity(), nn.Flatten(), nn.LayerNorm(36), nn.PReLU()),
+        nn.Linear(36, 4),
+    ),
+    "one layer twice": lambda: nn.Sequential(
+        nn.Flatten(), *[nn.Linear(64, 64)] * 2, *[nn.Tanh()] * 2, nn.Linear(64, 4, bias=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_network_comes_back(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = of(NETS[name]())
+    x = torch.rand(5, 1, 8, 8)
+    model.train()(x)  # running statistics
+    other = again(model, tmp_path)
+    assert alike(model, other)
+    assert torch.equal(model.eval().encode(x).mean, other.encode(x).mean)
+    tied = [len({id(p) for p in each.parameters()}) for each in (model, other)]
+    assert tied[0] == tied[1]
+
+
+class Last(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.LSTM(3, 4, num_layers=2, batch_first=True, bidirectional=False),
+        nn.GRU(3, 4, batch_first=True, bias=False),
+        nn.RNN(3, 4, batch_first=True, nonlinearity="relu"),
+    ],
+)
+def test_recurrent_networks(net: nn.Module, tmp_path: Path) -> None:
+    model = of(Last(net), (6, 3))
+    other = again(model, tmp_path, classes=[Last])
+    x = torch.rand(2, 6, 3)
+    assert torch.equal(model.encode(x).mean, other.encode(x).mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32], ids=str)
+def test_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, _ = MAKERS["ladder_vae"][0]()
+    other = again(model.to(dtype), tmp_path)
+    assert alike(model, other)
+    assert other.sample(2).dtype == model.sample(2).dtype
+
+
+def test_from_and_to_a_device(device, tmp_path: Path) -> None:
+    model = tiny().to(device)
+    other = again(model, tmp_path)
+    assert next(other.parameters()).device.type == "cpu"
+    moved = vk.VAE.from_pretrained(tmp_path, device=device)
+    assert alike(model, moved)
+    assert next(moved.parameters()).device.type == torch.device(device).type
+
+
+def test_a_prior_fitted_afterwards(tmp_path: Path) -> None:
+    model = tiny()
+    model.prior = vk.priors.fit_gaussian_mixture(torch.randn(50, 2), 3)
+    other = again(model, tmp_path)
+    z = torch.randn(6, 2)
+    assert torch.equal(model.prior().log_prob(z), other.prior().log_prob(z))
+
+
+FIXED = [
+    torch.distributions.Normal(torch.tensor([1.0, 2.0]), 3.0),
+    torch.distributions.StudentT(torch.tensor([2.0, 5.0])),
+    torch.distributions.Laplace(torch.zeros(2), torch.ones(2)),
+]
+
+
+@pytest.mark.parametrize("distribution", FIXED, ids=lambda each: type(each).__name__)
+def test_a_prior_of_torchs_own(distribution, tmp_path: Path) -> None:
+    model = tiny()
+    model.prior = vk.priors.Fixed(torch.distributions.Independent(distribution, 1))
+    other = again(model, tmp_path)
+    z = torch.randn(6, 2)
+    assert torch.equal(model.prior().log_prob(z), other.prior().log_prob(z))
+
+
+class TestClassesOfOnesOwn:
+    def test_named_by_the_caller(self, tmp_path: Path) -> None:
+        model = custom()
+        other = again(model, tmp_path, classes=[Halves])
+        assert isinstance(other.encoder, Halves)
+        assert other.encoder.scale == 0.5
+        x = torch.rand(3, 1, 8, 8)
+        assert torch.equal(model.encode(x).mean, other.encode(x).mean)
+        assert "classes=[Halves]" in (tmp_path / "README.md").read_text()
+
+    def test_not_named(self, tmp_path: Path, refuses) -> None:
+        words = "classes: expected 'Halves' among them", "VAE"
+        refuses(ValueError, lambda: again(custom(), tmp_path), *words)
+
+    def test_that_do_not_tell(self, tmp_path: Path, refuses) -> None:
+        model = custom(Forgetful(4))
+        words = "encoder.net: expected an attribute 'width', as Forgetful takes.*needs model="
+        with pytest.warns(UserWarning, match=words):
+            model.save_pretrained(tmp_path)
+        refuses(ValueError, lambda: vk.VAE.from_pretrained(tmp_path), "model: expected", "'width'")
+        other = vk.VAE.from_pretrained(tmp_path, model=custom(Forgetful(4)))
+        assert alike(model, other)
+        assert "model=model" in (tmp_path / "README.md").read_text()
+
+    def test_that_have_a_method_for_it(self, tmp_path: Path) -> None:
+        assert alike(custom(net := Told(4)), again(custom(net), tmp_path, classes=[Told]))
+
+    def test_a_model_of_another_class(self, tmp_path: Path, refuses) -> None:
+        class Mine(vk.VAE):
+            pass
+
+        tiny().save_pretrained(tmp_path)
+        refuses(TypeError, lambda: Mine.from_pretrained(tmp_path), "expected a Mine, got VAE")
+        parts = tiny()
+        Mine(parts.encoder, parts.decoder).save_pretrained(tmp_path)
+        assert type(Mine.from_pretrained(tmp_path)) is Mine
+
+
+def tampered(folder: Path, name: str, change) -> None:
+    """Write a file that was changed, and make the sums fit, as an attacker would."""
+    path = folder / name
+    path.write_bytes(change(path.read_bytes()))
+    if name != "config.json":
+        config = json.loads((folder / "config.json").read_text())
+        config["sums"][name] = storage.sum_of(path)
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def reworded(old: str, new: str):
+    def change(content: bytes) -> bytes:
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode(), 1)
+
+    return change
+
+
+class TestAttacks:
+    """Files made to harm are refused, and nothing they name is run."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        tiny().save_pretrained(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+    def test_pickle(self, folder: Path, name: str) -> None:
+        class Run:
+            def __reduce__(self):
+                return (folder / "harm").write_text, ("done",)
+
+        tampered(folder, name, lambda _: pickle.dumps(Run()))
+        with pytest.raises(DamagedFileError, match=name):
+            vk.VAE.from_pretrained(folder)
+        assert not (folder / "harm").exists()
+
+    @pytest.mark.parametrize("length", [2**63 - 1, 2**40, 150_000_000])
+    def test_a_huge_header(self, folder: Path, length: int) -> None:
+        tampered(
+            folder, "model.safetensors", lambda content: length.to_bytes(8, "little") + content[8:]
+        )
+        with pytest.raises(DamagedFileError, match="holds no tensors"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_a_huge_description(self, folder: Path) -> None:
+        tampered(folder, "config.json", lambda content: content + b" " * 10_000_000)
+        with pytest.raises(DamagedFileError, match="larger than any description"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_a_deep_description(self, folder: Path) -> None:
+        deep = '{"format": 1, "sums": {}, "model": ' + "[" * 100_000 + "]" * 100_000 + "}"
+        tampered(folder, "config.json", lambda _: deep.encode())
+        with pytest.raises(DamagedFileError, match=r"config\.json"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "os.system",
+            "builtins.eval",
+            "torch.nn.Module.apply",
+            "torch.load",
+            "torch.nn.functional",
+            "torch.nn.init",
+            "torch.nn.../x",
+            "vaekit.storage.scratch",
+            "vaekit.vae.torch",
+            "vaekit.networks.math",
+            "vaekit.networks._widths",
+            "../../etc/passwd",
+            "Path",
+            "",
+        ],
+    )
+    def test_a_class_that_is_none_of_ours(self, folder: Path, name: str) -> None:
+        tampered(folder, "config.json", reworded("torch.nn.Linear", name))
+        with pytest.raises(ValueError, match="classes: expected") as caught:
+            vk.VAE.from_pretrained(folder)
+        assert repr(name) in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["vaekit.networks.mlp", "vaekit.networks.Activation"])
+    def test_what_is_no_class(self, folder: Path, name: str) -> None:
+        tampered(folder, "config.json", reworded("torch.nn.Linear", name))
+        with pytest.raises(ValueError, match=r"classes: expected|no model can be built"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("value", ["10000000000", "1000000", "-1", "NaN", "true", '"x"', "[]"])
+    def test_sizes_that_do_not_fit(self, folder: Path, value: str) -> None:
+        described = json.loads((folder / "config.json").read_text())
+        layer = next(_layers(described["model"]))
+        dict_of = dict(map(tuple, layer["arguments"]))
+        dict_of["in_features"] = json.loads(value)
+        layer["arguments"] = [list(pair) for pair in dict_of.items()]
+        (folder / "config.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=r"config\.json|shape"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_wrong_shapes(self, folder: Path) -> None:
+        tensors, _ = storage.read_tensors(folder / "model.safetensors")
+        name = next(iter(tensors))
+        storage.write_tensors(folder / "model.safetensors", tensors | {name: torch.zeros(3)}, {})
+        tampered(folder, "model.safetensors", bytes)
+        with pytest.raises(ValueError, match=rf"{name}: expected shape .* got \(3,\)"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("change", [lambda t: t.popitem(), lambda t: t.update(x=t["y"])])
+    def test_weights_that_lack_or_are_foreign(self, folder: Path, change) -> None:
+        tensors, _ = storage.read_tensors(folder / "model.safetensors")
+        tensors["y"] = torch.zeros(1)
+        change(tensors)
+        tensors.pop("y", None)
+        tensors["z"] = torch.zeros(1)
+        storage.write_tensors(folder / "model.safetensors", tensors, {})
+        tampered(folder, "model.safetensors", bytes)
+        with pytest.raises(ValueError, match="model: expected the weights of its parts"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_nan(self, folder: Path) -> None:
+        tensors, _ = storage.read_tensors(folder / "model.safetensors")
+        name, value = tensors.popitem()
+        value.view(-1)[0] = torch.nan
+        storage.write_tensors(folder / "model.safetensors", tensors | {name: value}, {})
+        tampered(folder, "model.safetensors", bytes)
+        model = tiny()
+        with pytest.raises(ValueError, match=f"{name}: expected no NaN, got 1 NaN"):
+            vk.VAE.from_pretrained(folder, model=model)
+        assert alike(model, tiny())
+
+    def test_every_damaged_byte_of_the_weights(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 97):
+            damaged = bytearray(whole)
+            damaged[place] ^= 16
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedFileError, match="do not add up"):
+                vk.VAE.from_pretrained(folder)
+
+    def test_weights_of_another_description(self, folder: Path, tmp_path_factory) -> None:
+        other = tmp_path_factory.mktemp("other")
+        tiny(width=8).save_pretrained(other)
+        (other / "model.safetensors").replace(folder / "model.safetensors")
+        with pytest.raises(DamagedFileError, match="do not add up"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_a_newer_format(self, folder: Path) -> None:
+        tampered(folder, "config.json", reworded('"format": 1', '"format": 2'))
+        with pytest.raises(DamagedFileError, match="newer format"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("content", ["[]", "{}", "null", '{"format": "1", "sums": {}}', "x"])
+    def test_a_description_of_nothing(self, folder: Path, content: str) -> None:
+        (folder / "config.json").write_text(content)
+        with pytest.raises(DamagedFileError, match=r"config\.json"):
+            vk.VAE.from_pretrained(folder)
+
+
+def _layers(described):
+    if isinstance(described, list):
+        for each in described:
+            yield from _layers(each)
+    elif isinstance(described, dict):
+        if described.get("class") == "torch.nn.Linear":
+            yield described
+        for each in described.values():
+            yield from _layers(each)
+
+
+class TestFiles:
+    def test_nothing_else_is_there(self, tmp_path: Path) -> None:
+        tiny().save_pretrained(tmp_path / "new", text="Of digits.")
+        found = sorted(path.name for path in (tmp_path / "new").iterdir())
+        names = ["README.md", "arguments.safetensors", "config.json", "model.safetensors"]
+        assert found == names
+        card = (tmp_path / "new" / "README.md").read_text()
+        assert card.startswith("---\nlibrary_name: vaekit\n")
+        assert "Of digits." in card
+        config = json.loads((tmp_path / "new" / "config.json").read_text())
+        assert config["versions"] == {"vaekit": vk.__version__, "torch": torch.__version__}
+
+    def test_missing(self, tmp_path: Path, refuses) -> None:
+        words = "source: expected"
+        for source in (tmp_path / "none", "./none", "none", "a/b/c", "../x/y"):
+            refuses(FileNotFoundError, lambda s=source: vk.VAE.from_pretrained(s), words)
+        refuses(FileNotFoundError, lambda: vk.VAE.from_pretrained(tmp_path), words, "config.json")
+        tiny().save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        refuses(FileNotFoundError, lambda: vk.VAE.from_pretrained(tmp_path), "model.safetensors")
+
+    def test_written_over(self, tmp_path: Path) -> None:
+        tiny().save_pretrained(tmp_path)
+        model = tiny(width=8)
+        assert alike(again(model, tmp_path), model)
+
+    def test_a_state_that_is_no_tensor(self, tmp_path: Path, refuses) -> None:
+        class Odd(Forgetful):
+            def get_extra_state(self):
+                return {"a": 1}
+
+            def set_extra_state(self, state) -> None:
+                pass
+
+        refuses(TypeError, lambda: custom(Odd(4)).save_pretrained(tmp_path), "_extra_state")
+
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path: Path, monkeypatch) -> None:
+        model = tiny()
+        model.save_pretrained(tmp_path)
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(storage, "write_tensors", full)
+        with pytest.raises(OSError, match="No space"):
+            tiny(width=8).save_pretrained(tmp_path)
+        assert alike(vk.VAE.from_pretrained(tmp_path), model)
+
+
+class TestHub:
+    def test_to_it_and_back(self, tmp_path: Path, monkeypatch) -> None:
+        import huggingface_hub
+
+        store = tmp_path / "hub"
+        asked = []
+
+        class Api:
+            def __init__(self, token: str | None) -> None:
+                asked.append(token)
+
+            def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool):
+                asked.append((repo_id, private, exist_ok))
+                return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+            def upload_folder(self, *, folder_path: str, repo_id: str, commit_message: str):
+                Path(folder_path).rename(store)
+                Path(folder_path).mkdir()
+                asked.append(commit_message)
+
+        def download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            asked.append((repo_id, revision))
+            assert "config.json" in allow_patterns
+            return str(store)
+
+        monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        model = tiny()
+        address = model.push_to_hub("me/digits", private=True, token="t", message="First")
+        assert address == "https://huggingface.co/me/digits"
+        other = vk.VAE.from_pretrained("me/digits", revision="main")
+        assert alike(model, other)
+        assert asked == ["t", ("me/digits", True, True), "First", ("me/digits", "main")]
+        assert 'from_pretrained("me/digits")' in (store / "README.md").read_text()
+
+
+def test_a_model_of_version_0_1() -> None:
+    folder = Path(__file__).with_name("pretrained_0_1")
+    model = vk.VAE.from_pretrained(folder)
+    expected, _ = storage.read_tensors(folder / "expected.safetensors")
+    torch.testing.assert_close(model.encode(expected["x"]).mean, expected["mean"])
+    torch.testing.assert_close(model.decode(expected["mean"]), expected["decoded"])
+    z = expected["mean"]
+    torch.testing.assert_close(model.prior().log_prob(z), expected["log_prior"])
