@@ -1,0 +1,368 @@
+"""VAEs as scikit-learn estimators, for arrays and data frames.
+
+Import it by name; it needs scikit-learn: ``from vaekit.sklearn import VAETransformer``.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    OutlierMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from vaekit import _checks, likelihoods, recipes
+from vaekit.distributions import DiagonalGaussian
+from vaekit.objectives import KL, Reconstruction
+from vaekit.training import fit, fork_seed
+from vaekit.training.checkpoints import random_states, set_random_states
+from vaekit.vae import VAE
+
+__all__ = ["VAEOutlierDetector", "VAETransformer"]
+
+_ROWS = 1024  # encoded at once
+_CPU = torch.device("cpu")
+
+
+class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
+    """What the estimators share: a model of the columns, fitted and asked for densities."""
+
+    model_: VAE
+    mean_: npt.NDArray[Any]
+    scale_: npt.NDArray[Any]
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden: Sequence[int] = (64,),
+        likelihood: str = "gaussian",
+        beta: float = 1.0,
+        build: Callable[[int], Any] | None = None,
+        steps: int = 1000,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        samples: int = 32,
+        device: str | None = None,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.likelihood = likelihood
+        self.beta = beta
+        self.build = build
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.samples = samples
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Fit the model to data.
+
+        Args:
+            X: Numbers, of shape ``(rows, columns)``.
+            y: Not used.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            ValueError: If a parameter does not fit, or the data do not.
+        """
+        X = validate_data(self, X, dtype=(np.float64, np.float32))
+        _checks.one_of("likelihood", self.likelihood, ("gaussian", "bernoulli"))
+        _checks.number("beta", self.beta, low=0)
+        _checks.positive_int("samples", self.samples)
+        self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        if self.likelihood == "gaussian":
+            self.mean_ = X.mean(0, dtype=np.float64)
+            deviation = X.std(0, dtype=np.float64)
+            # What a column that does not vary leaves is rounding, to be left as it is.
+            varies = deviation > 10 * np.finfo(X.dtype).eps * np.maximum(1, np.abs(self.mean_))
+            self.scale_ = np.where(varies, deviation, 1.0)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with _seeded(fork_seed(seed, "initialisation")):
+            model, objective = self._built(X.shape[1])
+            dtype = torch.float64 if X.dtype == np.float64 else torch.float32
+            model.to(self.device or _CPU, dtype)
+            self.history_ = fit(
+                model,
+                objective,
+                self._tensor(X),
+                steps=self.steps,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                samples=_needed(objective, self.samples),
+                seed=seed,
+                progress=bool(self.verbose),
+            )
+            posterior = model.encode(self._tensor(X[:1]).to(self.device or _CPU))
+            if not isinstance(posterior, DiagonalGaussian):
+                what = "a model with a Gaussian latent"
+                raise TypeError(_checks.expected("build", what, repr(posterior)))
+        self.model_ = model
+        self._noise = _noise(self.samples, model.latent_dim, fork_seed(seed, "scores"))
+        return self
+
+    def score_samples(self, X: Any) -> npt.NDArray[Any]:
+        r"""Estimate log p(x) of each row, in nats and in the units of the data.
+
+        .. math:: \log \frac{1}{K} \sum_k \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)},
+                  \qquad z_k = \mu(x) + \sigma(x)\, \epsilon_k
+
+        The noise :math:`\epsilon_k` is the same for all rows and at every call, so that a row's
+        score is its own. It is a lower bound on the log-density in expectation, tighter with more
+        ``samples``: Burda et al., *Importance Weighted Autoencoders*, 2016, equation 8.
+
+        Args:
+            X: Of shape ``(rows, columns)``.
+
+        Returns:
+            An array ``(rows,)``.
+        """
+        X = self._read(X)
+        found = [self._log_density(x) for x in self._batches(X)]
+        scores: npt.NDArray[Any] = torch.cat(found).cpu().numpy().astype(X.dtype)
+        scores -= np.log(self.scale_).sum().astype(X.dtype)
+        return scores
+
+    def sample(self, n_samples: int = 1) -> npt.NDArray[Any]:
+        """Draw rows like those of the data: from the prior, and what the decoder says of them.
+
+        Args:
+            n_samples: How many.
+
+        Returns:
+            An array ``(n_samples, columns)``.
+        """
+        check_is_fitted(self)
+        _checks.positive_int("n_samples", n_samples)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with _seeded(seed), torch.no_grad():
+            z = self.model_.prior().sample((n_samples,))
+            drawn = self.model_.decoder(z).sample().double().cpu().numpy()
+        rows: npt.NDArray[Any] = drawn * self.scale_ + self.mean_
+        return rows
+
+    def _built(self, columns: int) -> Any:
+        if self.build is not None:
+            return self.build(columns)
+        likelihood: likelihoods.Likelihood = likelihoods.Gaussian(columns, learn_sigma=True)
+        if self.likelihood == "bernoulli":
+            likelihood = likelihoods.Bernoulli(columns)
+        nets = recipes.perceptrons(tuple(self.hidden))
+        model, _ = recipes.vae(likelihood, self.latent_dim, nets=nets)
+        return model, Reconstruction() + self.beta * KL()
+
+    def _read(self, X: Any) -> npt.NDArray[Any]:
+        check_is_fitted(self)
+        read: npt.NDArray[Any] = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+        return read
+
+    def _tensor(self, X: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(((X - self.mean_) / self.scale_).astype(X.dtype))
+
+    def _batches(self, X: npt.NDArray[Any]) -> Iterator[Tensor]:
+        parameter = next(self.model_.parameters())
+        for rows in self._tensor(X).split(_ROWS):
+            yield rows.to(parameter)
+
+    @torch.no_grad()
+    def _log_density(self, x: Tensor) -> Tensor:
+        posterior = self.model_.encode(x)
+        mu, logvar = posterior
+        bounds = []
+        for noise in self._noise.to(mu).split(max(1, _ROWS * 32 // max(1, len(x)))):
+            z = mu + (0.5 * logvar).exp() * noise[:, None]
+            inside = self.model_.decoder(z).log_prob(x) + self.model_.prior().log_prob(z)
+            bounds.append(inside - posterior.log_prob(z))
+        return torch.cat(bounds).logsumexp(0) - math.log(len(self._noise))
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEstimator):  # type: ignore[misc]
+    """Dimensions reduced by a VAE, as a scikit-learn transformer.
+
+    Columns are standardised for the Gaussian likelihood; what is decoded, drawn and scored is in
+    the units of the data. The model computes in the precision of the data.
+
+    Args:
+        latent_dim: The number of latent dimensions.
+        hidden: The widths of the encoder's hidden layers; the decoder's are their mirror.
+        likelihood: ``"gaussian"``, with one learned sigma for the standardised columns, or
+            ``"bernoulli"``, for columns of zeros and ones.
+        beta: The weight of the KL.
+        build: A function from the number of columns to a model with a Gaussian latent and an
+            objective, as `vaekit.recipes` returns them, in place of the four above.
+        steps: How many steps of Adam to take.
+        batch_size: How many rows a step sees.
+        learning_rate: Of Adam.
+        samples: How many draws estimate a row's log-density.
+        device: Where to compute; the processor if None.
+        random_state: A number, a numpy generator, or None for another result at each call.
+        verbose: Whether to show a bar.
+
+    Attributes:
+        model_: The `VAE`, of the standardised columns.
+        history_: Its `History`.
+        mean_: What was taken off each column.
+        scale_: What each column was then divided by.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> X, _ = load_iris(return_X_y=True)
+        >>> reduced = VAETransformer(2, steps=100, random_state=0).fit_transform(X)
+        >>> reduced.shape
+        (150, 2)
+    """
+
+    def transform(self, X: Any) -> npt.NDArray[Any]:
+        """Return the posterior mean of each row, ``(rows, latent_dim)``."""
+        X = self._read(X)
+        with torch.no_grad():
+            found = [self.model_.encode(x).mean for x in self._batches(X)]
+        means: npt.NDArray[Any] = torch.cat(found).cpu().numpy().astype(X.dtype)
+        return means
+
+    def inverse_transform(self, X: Any) -> npt.NDArray[Any]:
+        """Decode latent vectors ``(rows, latent_dim)`` to means ``(rows, columns)``."""
+        check_is_fitted(self)
+        z = np.asarray(X)
+        if z.ndim != 2 or z.shape[1] != self.model_.latent_dim:
+            what = f"shape (rows, {self.model_.latent_dim})"
+            raise ValueError(_checks.expected("X", what, z.shape))
+        with torch.no_grad():
+            latent = torch.tensor(z).to(next(self.model_.parameters()))
+            decoded = self.model_.decode(latent).double().cpu().numpy()
+        rows: npt.NDArray[Any] = decoded * self.scale_ + self.mean_
+        return rows
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean of `score_samples`: the higher, the better for `GridSearchCV`."""
+        return float(self.score_samples(X).mean())
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.model_.latent_dim
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
+    """Rows that the model of the others finds unlikely, as a scikit-learn outlier detector.
+
+    Args:
+        latent_dim: As for `VAETransformer`, like all that follow but the last.
+        hidden: The widths of the encoder's hidden layers.
+        likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        beta: The weight of the KL.
+        build: A function from the number of columns to a model and an objective.
+        steps: How many steps of Adam to take.
+        batch_size: How many rows a step sees.
+        learning_rate: Of Adam.
+        samples: How many draws estimate a row's log-density.
+        device: Where to compute.
+        random_state: A number, a numpy generator, or None.
+        verbose: Whether to show a bar.
+        contamination: The share of the training rows that are taken for outliers, above 0 and at
+            most 0.5.
+
+    Attributes:
+        model_: The `VAE`, of the standardised columns.
+        history_: Its `History`.
+        offset_: The log-density, in nats, under which a row is an outlier.
+
+    Example:
+        >>> rows = np.random.default_rng(0).normal(size=(200, 3))
+        >>> detector = VAEOutlierDetector(1, steps=100, random_state=0).fit(rows)
+        >>> detector.predict(np.array([[0.1, -0.2, 0.3], [9.0, -9.0, 9.0]]))
+        array([ 1, -1])
+    """
+
+    offset_: float
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden: Sequence[int] = (64,),
+        likelihood: str = "gaussian",
+        beta: float = 1.0,
+        build: Callable[[int], Any] | None = None,
+        steps: int = 1000,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        samples: int = 32,
+        device: str | None = None,
+        random_state: Any = None,
+        verbose: bool = False,
+        contamination: float = 0.1,
+    ) -> None:
+        super().__init__(
+            latent_dim,
+            hidden=hidden,
+            likelihood=likelihood,
+            beta=beta,
+            build=build,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            samples=samples,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.contamination = contamination
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Fit the model, and the threshold; see `VAETransformer.fit`."""
+        share = _checks.number("contamination", self.contamination, above=0)
+        _checks.require(share <= 0.5, "contamination", "a number in (0, 0.5]", share)
+        super().fit(X)
+        self.offset_ = float(np.percentile(self.score_samples(X), 100 * share))
+        return self
+
+    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+        """Return how many nats each row's log-density lies above the threshold."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+        """Return 1 for each row that belongs, and -1 for each outlier."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+def _needed(objective: Any, samples: int) -> int | None:
+    """Return the draws that an objective takes in training, None where it takes one."""
+    return samples if any(term.needs_draws for term in getattr(objective, "terms", ())) else None
+
+
+def _noise(samples: int, dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, dim, generator=generator, dtype=torch.float64)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all global generators, and leave them as they were."""
+    states = random_states(_CPU)
+    try:
+        torch.manual_seed(seed)
+        yield
+    finally:
+        set_random_states(_CPU, states)
