@@ -35,10 +35,11 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     # What lies outside cannot be looked up without a network.
-    (r"py:.*", r"(torch|jaxtyping|numpy|collections\.abc|pathlib|os|abc|types)(\..*)?"),
+    (r"py:.*", r"(torch|jaxtyping|numpy|sklearn|collections\.abc|pathlib|os|abc|types)(\..*)?"),
     (r"py:class", r"Tensor"),  # as jaxtyping shows it: Float[Tensor, 'batch dim']
     (r"py:class", r"Axes"),  # matplotlib's, which is imported for type checkers alone
     (r"py:class", r"optional"),
+    (r"py:class", r"vaekit\.vae\._V"),  # any subclass of the VAE's
     # Distributions that likelihoods return, which their own room does not show.
     (r"py:class", r"vaekit\.distributions\.\w+\.\w+"),
 ]

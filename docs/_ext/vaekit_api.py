@@ -15,10 +15,12 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 import vaekit
+import vaekit.sklearn  # nothing else imports it, for scikit-learn takes its time
 
 logger = logging.getLogger(__name__)
 
 MODULES = [name for name in vaekit.__all__ if isinstance(getattr(vaekit, name), ModuleType)]
+MODULES.append("sklearn")
 NAMES = {f"vaekit.{module}": list(getattr(vaekit, module).__all__) for module in MODULES}
 HOMES = {
     id(getattr(getattr(vaekit, module), name)): f"vaekit.{module}.{name}"

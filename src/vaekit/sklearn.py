@@ -28,14 +28,29 @@ from vaekit.training import fit, fork_seed
 from vaekit.training.checkpoints import random_states, set_random_states
 from vaekit.vae import VAE
 
-__all__ = ["VAEOutlierDetector", "VAETransformer"]
+__all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
 _ROWS = 1024  # encoded at once
 _CPU = torch.device("cpu")
 
 
-class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
-    """What the estimators share: a model of the columns, fitted and asked for densities."""
+class VAEEstimator(BaseEstimator):  # type: ignore[misc]
+    """What the estimators share: a model of the columns, to fit, to ask and to draw from.
+
+    Args:
+        latent_dim: As for `VAETransformer`, like all that follow.
+        hidden: The widths of the encoder's hidden layers.
+        likelihood: ``"gaussian"`` or ``"bernoulli"``.
+        beta: The weight of the KL.
+        build: A function from the number of columns to a model and an objective.
+        steps: How many steps of Adam to take.
+        batch_size: How many rows a step sees.
+        learning_rate: Of Adam.
+        samples: How many draws estimate a row's log-density.
+        device: Where to compute.
+        random_state: A number, a numpy generator, or None.
+        verbose: Whether to show a bar.
+    """
 
     model_: VAE
     mean_: npt.NDArray[Any]
@@ -193,7 +208,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         return torch.cat(bounds).logsumexp(0) - math.log(len(self._noise))
 
 
-class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEstimator):  # type: ignore[misc]
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):  # type: ignore[misc]
     """Dimensions reduced by a VAE, as a scikit-learn transformer.
 
     Columns are standardised for the Gaussian likelihood; what is decoded, drawn and scored is in
@@ -217,7 +232,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEsti
 
     Attributes:
         model_: The `VAE`, of the standardised columns.
-        history_: Its `History`.
+        history_: Its `History <training.History>`.
         mean_: What was taken off each column.
         scale_: What each column was then divided by.
 
@@ -251,7 +266,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEsti
         return rows
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean of `score_samples`: the higher, the better for `GridSearchCV`."""
+        """Return the mean of `VAEEstimator.score_samples`: the higher, the better."""
         return float(self.score_samples(X).mean())
 
     @property
@@ -264,7 +279,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _VAEEsti
         return tags
 
 
-class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
+class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     """Rows that the model of the others finds unlikely, as a scikit-learn outlier detector.
 
     Args:
@@ -285,7 +300,7 @@ class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
 
     Attributes:
         model_: The `VAE`, of the standardised columns.
-        history_: Its `History`.
+        history_: Its `History <training.History>`.
         offset_: The log-density, in nats, under which a row is an outlier.
 
     Example:
@@ -331,7 +346,7 @@ class VAEOutlierDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> Any:
-        """Fit the model, and the threshold; see `VAETransformer.fit`."""
+        """Fit the model, and the threshold; see `VAEEstimator.fit`."""
         share = _checks.number("contamination", self.contamination, above=0)
         _checks.require(share <= 0.5, "contamination", "a number in (0, 0.5]", share)
         super().fit(X)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Shaped
@@ -60,8 +60,9 @@ class Chain(Reparameterized):
         event = torch.Size((sum(self.sizes),))
         super().__init__(first.batch_shape, event, validate_args=validate_args)
 
-    # Refused, for the networks that its conditionals run have no batch.
-    expand = Distribution.expand  # type: ignore[assignment]
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NoReturn:
+        """Refuse, for what the conditionals depend on is not known here."""
+        raise NotImplementedError("A Chain cannot be expanded; expand what it is made of.")
 
     def __repr__(self) -> str:
         return f"Chain(sizes={list(self.sizes)}, batch_shape={tuple(self.batch_shape)})"
