@@ -6,7 +6,6 @@ import html
 import io
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit import _checks, datasets, metrics
+from vaekit._version import __version__
 from vaekit.plots import charts, latents, pictures, walks
 from vaekit.plots._measures import (
     Chosen,
@@ -150,7 +150,7 @@ def _about(model: VAE, data: Any) -> list[tuple[str, str]]:
         ("prior", repr(model.prior)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("data", _said(data)),
-        ("vaekit", version("vaekit")),
+        ("vaekit", __version__),
         ("PyTorch", torch.__version__),
     ]
 
