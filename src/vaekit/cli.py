@@ -1,0 +1,380 @@
+"""The command line: ``python -m vaekit train``, ``evaluate``, ``sample`` and ``report``.
+
+A run is a folder: ``config.json`` (what was asked for), ``checkpoints``, ``history.json``, pictures
+and ``model``, as `VAE.save_pretrained` writes it.
+"""
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, storage
+from vaekit._version import __version__
+from vaekit.training import Checkpoints, History, fit, fork_seed
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["main"]
+
+_NAMED = ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10")
+_LIKELIHOODS: dict[str, Callable[[torch.Size], likelihoods.Likelihood]] = {
+    "bernoulli": likelihoods.Bernoulli,
+    "grey_bernoulli": lambda shape: likelihoods.Bernoulli(shape, grey_levels=True),
+    "continuous_bernoulli": likelihoods.ContinuousBernoulli,
+    "gaussian": lambda shape: likelihoods.Gaussian(shape, learn_sigma=True),
+    "laplace": lambda shape: likelihoods.Laplace(shape, learn_sigma=True),
+}
+#: Recipes that take a module, a tensor, or what each batch is to bring.
+_NOT_HERE = ("cvae", "denoising_autoencoder", "flow_prior_vae", "vamp_vae")
+_RECIPES = [
+    name
+    for name in recipes.__all__
+    if inspect.isfunction(getattr(recipes, name))
+    and name not in (*_NOT_HERE, "convolutions", "perceptrons")
+]
+_FAILED, _INTERRUPTED = 1, 130  # as a shell says of Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 where it failed, 130 where Ctrl-C ended it; 2 is of usage.
+
+    Args:
+        arguments: The words after ``python -m vaekit``; those of the process if None.
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        code: int = args.run(args)
+        return code
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        print(f"vaekit {args.command}: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vaekit", description="Variational autoencoders: train, evaluate, sample, report."
+    )
+    parser.add_argument("--version", action="version", version=f"vaekit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+
+    evaluate = commands.add_parser("evaluate", help="measure a trained model on its test data")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("--samples", type=int, default=100, help="draws per element (100)")
+    sample = commands.add_parser("sample", help="generate from a trained model")
+    sample.set_defaults(run=_sample)
+    sample.add_argument("--number", type=int, default=64, help="how many (64)")
+    sample.add_argument("--temperature", type=float, default=1.0, help="of the prior (1)")
+    sample.add_argument("--out", type=Path, help="a .png, or a .npy (RUN/samples.npy)")
+    report = commands.add_parser("report", help="write a page of all that applies to a model")
+    report.set_defaults(run=_report)
+    report.add_argument("--out", type=Path, help="an .html (RUN/report.html)")
+    for command in (evaluate, sample, report):
+        command.add_argument("folder", metavar="RUN", type=Path, help="the folder of a run")
+        command.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+        command.add_argument("--device", default="cpu", help="cpu, cuda, mps (cpu)")
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a model and write a run's folder",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a model on data, and write a run's folder.",
+        epilog="recipes: " + ", ".join(_RECIPES),
+    )
+    train.set_defaults(run=_train)
+    data = train.add_argument_group("data")
+    add = data.add_argument
+    what = f"{', '.join(_NAMED)}; a folder of images; a .npy, .npz or .csv file of numbers"
+    add("data", nargs="?", help=what)
+    add("--binarize", choices=("none", "threshold", "dynamic", "static"), default="none")
+    add("--size", type=int, help="the side that a folder's images are brought to")
+    add("--channels", type=int, default=3, help="of a folder's images, 1 or 3 (3)")
+    add("--test-share", type=float, default=0.1, help="held out of a folder or a file (0.1)")
+    model = train.add_argument_group("model")
+    add = model.add_argument
+    add("--recipe", choices=_RECIPES, default="vae", metavar="NAME", help="see below (vae)")
+    add("--latent-dim", type=int, default=16, help="number of latent dimensions (16)")
+    add("--likelihood", choices=_LIKELIHOODS, help="bernoulli for binarised data, else gaussian")
+    add("--network", choices=("mlp", "conv"), default="mlp", help="of images, conv may be better")
+    add("--hidden", type=int, nargs="+", default=[400], help="widths of hidden layers (400)")
+    add("--filters", type=int, nargs="+", default=[32, 64], help="of convolutions (32 64)")
+    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="of the recipe: beta=2")
+    training = train.add_argument_group("training")
+    add = training.add_argument
+    add("--epochs", type=int, help="times through the data (20)")
+    add("--steps", type=int, help="steps, in place of epochs")
+    add("--batch-size", type=int, default=128)
+    add("--learning-rate", type=float, default=1e-3)
+    add("--samples", type=int, help="draws of z, for recipes that take several")
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu", help="cpu, cuda, mps (cpu)")
+    add("--compile", action="store_true", help="through torch.compile")
+    run = train.add_argument_group("run")
+    add = run.add_argument
+    add("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    add("--resume", action="store_true", help="go on with RUN, as it was asked for")
+    add("--quiet", action="store_true", help="show no progress bar")
+
+
+# --- Commands ------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> int:
+    config = _config(args)
+    train, test = _data(config)
+    model, objective = _model(config, train)
+    _write_json(args.out / "config.json", config)
+    history = fit(
+        model.to(config["device"]),
+        objective,
+        train,
+        epochs=config["epochs"],
+        steps=config["steps"],
+        batch_size=config["batch_size"],
+        validation=test,
+        learning_rate=config["learning_rate"],
+        samples=config["samples"],
+        seed=config["seed"],
+        compile=config["compile"],
+        progress=not args.quiet,
+        checkpoint=Checkpoints(args.out / "checkpoints"),
+        resume=args.resume,
+    )
+    _write_json(args.out / "history.json", history.to_dict())
+    text = f"A {config['recipe']} of {config['data']}, after {history.step[-1]} steps."
+    model.save_pretrained(args.out / "model", text=text)
+    _draw(args.out, model, test, history, config["seed"])
+    print(f"{args.out}: {history}")
+    return _INTERRUPTED if history.stopped == "interrupted" else 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    model, _, test, _ = _run(args)
+    bound = metrics.elbo(model, test, seed=args.seed)
+    found: dict[str, Any] = {
+        "elbo": bound.elbo.mean,
+        "reconstruction": bound.reconstruction.mean,
+        "kl": bound.kl.mean,
+    }
+    likelihood = metrics.negative_log_likelihood(model, test, samples=args.samples, seed=args.seed)
+    found |= {"nll": likelihood.nats.mean, "nll_standard_error": likelihood.nats.standard_error}
+    found |= {"samples": args.samples, "elements": len(test)}
+    for name, value in found.items():
+        print(f"{name:20s}{value:12.4f}" if isinstance(value, float) else f"{name:20s}{value:12d}")
+    _write_json(args.folder / "evaluation.json", found)
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    model, _, _, _ = _run(args)
+    out = args.out or args.folder / "samples.npy"
+    _checks.one_of("--out: its ending", out.suffix, (".npy", ".png"))
+    generator = torch.Generator(args.device).manual_seed(args.seed)
+    drawn = model.sample(args.number, temperature=args.temperature, generator=generator)
+    with storage.scratch(out.parent) as temporary:
+        if out.suffix == ".npy":
+            with temporary.open("wb") as file:
+                np.save(file, drawn.cpu().numpy())
+        else:
+            _write_picture(temporary, lambda: plots.images(drawn))
+        storage.commit(temporary, out)
+    print(out)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    model, _, test, history = _run(args)
+    out = args.out or args.folder / "report.html"
+    title = f"Report of {args.folder.name}"
+    print(plots.report(model, test, out, history=history, title=title, seed=args.seed))
+    return 0
+
+
+# --- What they share -----------------------------------------------------------------------------
+
+
+def _config(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run is asked for; of one that goes on, what it was asked for."""
+    length = {"epochs": args.epochs, "steps": args.steps}
+    if args.resume:
+        config = _read_config(args.out)
+        return config | (length if any(length.values()) else {})
+    if args.data is None:
+        raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
+    taken = args.out / "config.json"
+    if taken.exists():
+        what = "a folder without a run, or --resume"
+        raise ValueError(_checks.expected("--out", what, args.out))
+    given = {name: value for name, value in vars(args).items() if name not in _OF_THE_COMMAND}
+    if args.epochs is None and args.steps is None:
+        given["epochs"] = 20
+    return given | {"set": _options(args.set), "version": __version__}
+
+
+_OF_THE_COMMAND = ("command", "run", "out", "resume", "quiet")
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read what is set of a recipe."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ValueError(_checks.expected("--set", "OPTION=NUMBER", repr(pair)))
+    return found
+
+
+def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.ArrayDataset]:
+    """Return the training and the test data."""
+    name, binarize = config["data"], config["binarize"]
+    if name in _NAMED:
+        train, test = getattr(datasets, name)(binarize=binarize)
+        return train, test
+    path = Path(name)
+    if path.is_dir():
+        if config["size"] is None:
+            raise ValueError(_checks.expected("--size", "a side, for a folder of images", None))
+        size, channels = config["size"], config["channels"]
+        whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
+    else:
+        whole = datasets.from_tensors(_array(path), binarize=binarize)
+    share = _checks.number("--test-share", config["test_share"], above=0)
+    _checks.require(share < 1, "--test-share", "a number in (0, 1)", share)
+    held = min(max(1, round(share * len(whole))), len(whole) - 1)
+    _checks.require(held > 0, "data", "at least two elements", len(whole))
+    order = torch.Generator().manual_seed(fork_seed(config["seed"], "split"))
+    rows = torch.randperm(len(whole), generator=order)
+    return whole.subset(rows[held:]), whole.subset(rows[:held])
+
+
+def _array(path: Path) -> Any:
+    """Read a file of numbers, without running what it may hold."""
+    if not path.is_file():
+        what = f"one of {', '.join(_NAMED)}, a folder or a file"
+        raise FileNotFoundError(_checks.expected("data", what, path))
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            name = "x" if "x" in file else next(iter(file))
+            return file[name]
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8") as lines:
+            first = lines.readline().split(",")
+        named = not all(_is_number(each) for each in first)
+        return np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
+    raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _model(config: dict[str, Any], train: datasets.ArrayDataset) -> recipes.Recipe:
+    """Build the model and the objective."""
+    torch.manual_seed(fork_seed(config["seed"], "initialisation"))
+    name = config["likelihood"] or ("gaussian" if config["binarize"] == "none" else "bernoulli")
+    shape, recipe = train.shape, getattr(recipes, config["recipe"])
+    hidden = tuple(config["hidden"])
+    nets = recipes.perceptrons(hidden)
+    if config["network"] == "conv":
+        nets = recipes.convolutions(tuple(config["filters"]), hidden)
+    given = {
+        "likelihood": _LIKELIHOODS[name](shape),
+        "shape": shape,
+        "latent_dim": config["latent_dim"],
+        "nets": nets,
+    }
+    takes = inspect.signature(recipe).parameters
+    free = [each for each in takes if each not in given]
+    for option in config["set"]:
+        _checks.one_of(f"--set of {config['recipe']}", option, free)
+    given = {each: value for each, value in given.items() if each in takes} | config["set"]
+    lacking = [each for each in free if takes[each].default is inspect.Parameter.empty]
+    for option in lacking:
+        what = f"{option}=NUMBER, as {config['recipe']} takes"
+        _checks.require(option in given, "--set", what, "none")
+    made: recipes.Recipe = recipe(**given)
+    return made
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        what = "the folder of a run, with its config.json"
+        raise FileNotFoundError(_checks.expected("RUN", what, folder))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def _run(
+    args: argparse.Namespace,
+) -> tuple[VAE, datasets.ArrayDataset, datasets.ArrayDataset, History]:
+    """Return the model of a run, its data and its history."""
+    config = _read_config(args.folder)
+    model = VAE.from_pretrained(args.folder / "model", device=args.device)
+    train, test = _data(config)
+    history = History(**json.loads((args.folder / "history.json").read_text(encoding="utf-8")))
+    return model, train, test, history
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with storage.scratch(path.parent) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+        storage.commit(temporary, path)
+
+
+def _draw(
+    folder: Path, model: VAE, test: datasets.ArrayDataset, history: History, seed: int
+) -> None:
+    """Write the pictures that apply; say so where matplotlib is missing."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    pictures: dict[str, Callable[[], Axes]] = {
+        "curves": lambda: plots.curves(history),
+        "kl": lambda: plots.kl_bars(model, test),
+        "latents": lambda: plots.latent_scatter(model, test),
+        "reconstructions": lambda: plots.reconstructions(model, test),
+        "samples": lambda: plots.samples(model, 64, generator=generator),
+    }
+    for name, draw in pictures.items():
+        try:
+            _write_picture(folder / f"{name}.png", draw)
+        except ImportError as error:
+            print(f"no pictures: {error}", file=sys.stderr)
+            return
+        except (ValueError, TypeError, NotImplementedError):
+            continue  # pictures of what are no images, divergences of what has none
+
+
+def _write_picture(path: Path, draw: "Callable[[], Axes]") -> None:
+    """Write a picture without a screen, and close what it was drawn on."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    try:
+        draw()
+        plt.savefig(path, format="png", dpi=150)
+    finally:
+        plt.close("all")

@@ -1,0 +1,220 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaekit as vk
+from vaekit.cli import main
+
+SMALL = ["--hidden", "16", "--latent-dim", "2", "--steps", "6", "--quiet"]
+PICTURES = ["curves", "kl", "latents", "reconstructions", "samples"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("runs") / "digits"
+    command = ["train", "digits", "--binarize", "dynamic", "--out", str(folder), *SMALL]
+    assert main(command) == 0
+    return folder
+
+
+def fails(capsys, *words: str) -> str:
+    assert main(list(words)) == 1
+    said: str = capsys.readouterr().err
+    assert said.startswith(f"vaekit {words[0]}: ")
+    assert "Traceback" not in said
+    return said
+
+
+def width(path: Path) -> int:
+    with Image.open(path) as picture:
+        return picture.size[0]
+
+
+def test_a_run_is_a_folder(run: Path) -> None:
+    found = {path.name for path in run.iterdir()}
+    files = {"config.json", "history.json", "checkpoints", "model"}
+    assert found == files | {f"{name}.png" for name in PICTURES}
+    config = json.loads((run / "config.json").read_text())
+    assert config["data"] == "digits"
+    assert config["latent_dim"] == 2
+    assert config["version"] == vk.__version__
+    assert json.loads((run / "history.json").read_text())["step"] == [6]
+    for name in PICTURES:
+        assert width(run / f"{name}.png") > 100
+    model = vk.VAE.from_pretrained(run / "model")
+    assert model.sample(3).shape == (3, 1, 8, 8)
+
+
+def test_it_is_the_run_that_functions_make(run: Path) -> None:
+    torch.manual_seed(vk.training.fork_seed(0, "initialisation"))
+    nets = vk.recipes.perceptrons((16,))
+    model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2, nets=nets)
+    train, _ = vk.datasets.digits(binarize="dynamic")
+    vk.fit(model, objective, train, steps=6, seed=0, progress=False)
+    same = vk.VAE.from_pretrained(run / "model")
+    for one, other in zip(model.parameters(), same.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_evaluate(run: Path, capsys) -> None:
+    assert main(["evaluate", str(run), "--samples", "10"]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["elements"] == 297
+    assert found["reconstruction"] + found["kl"] == pytest.approx(-found["elbo"])
+    assert found["nll"] < -found["elbo"]
+    assert f"{found['nll']:.4f}" in said
+    assert main(["evaluate", str(run), "--samples", "10"]) == 0
+    assert json.loads((run / "evaluation.json").read_text()) == found
+
+
+def test_sample(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["sample", str(run), "--number", "5"]) == 0
+    assert np.load(run / "samples.npy").shape == (5, 1, 8, 8)
+    (run / "samples.npy").unlink()
+    assert main(["sample", str(run), "--out", str(tmp_path / "new" / "x.png")]) == 0
+    assert width(tmp_path / "new" / "x.png") > 100
+    assert "--out" in fails(capsys, "sample", str(run), "--out", str(tmp_path / "x.gif"))
+
+
+def test_report(run: Path, tmp_path: Path) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert "Report of digits" in (tmp_path / "page.html").read_text()
+
+
+def test_a_run_goes_on(tmp_path: Path, capsys) -> None:
+    out = str(tmp_path / "run")
+    command = ["train", "digits", "--recipe", "beta_vae", "--set", "beta=2", "--out", out]
+    assert main([*command, *SMALL]) == 0
+    assert "without a run, or --resume" in fails(capsys, *command, *SMALL)
+    assert main(["train", "--out", out, "--resume", "--steps", "20", "--quiet"]) == 0
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history["step"][-1] == 20
+    whole = str(tmp_path / "whole")
+    command[-1] = whole
+    assert main([*command, *SMALL, "--steps", "20"]) == 0
+    models = [vk.VAE.from_pretrained(Path(each) / "model") for each in (out, whole)]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatch) -> None:
+    out, values = tmp_path / "run", vk.Reconstruction.forward
+
+    pressed = []
+
+    def press(self, out, x):
+        if not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return values(self, out, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vk.Reconstruction, "forward", press)
+        assert main(["train", "digits", "--out", str(out), *SMALL]) == 130
+    assert json.loads((out / "history.json").read_text())["stopped"] == "interrupted"
+    assert main(["train", "--out", str(out), "--resume", "--quiet"]) == 0
+    assert json.loads((out / "history.json").read_text())["step"][-1] == 6
+
+
+def images(folder: Path) -> str:
+    folder.mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return str(folder)
+
+
+TABLE = np.random.default_rng(0).normal(size=(40, 3))
+
+
+def test_a_folder_of_images(tmp_path: Path, capsys) -> None:
+    folder, out = images(tmp_path / "images"), str(tmp_path / "run")
+    assert "--size" in fails(capsys, "train", folder, "--out", out, *SMALL)
+    command = ["train", folder, "--size", "16", "--network", "conv", "--filters", "4", "8"]
+    assert main([*command, "--out", out, *SMALL]) == 0
+    assert vk.VAE.from_pretrained(Path(out) / "model").sample(2).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "named csv"])
+def test_a_file_of_numbers(tmp_path: Path, kind: str) -> None:
+    path, out = tmp_path / f"table.{kind.split()[-1]}", tmp_path / "run"
+    header = "a,b,c" if kind == "named csv" else ""
+    {
+        "npy": lambda: np.save(path, TABLE),
+        "npz": lambda: np.savez(path, x=TABLE),
+    }.get(kind, lambda: np.savetxt(path, TABLE, delimiter=",", header=header, comments=""))()
+    assert main(["train", str(path), "--out", str(out), *SMALL]) == 0
+    assert vk.VAE.from_pretrained(out / "model").sample(2).shape == (2, 3)
+    assert not (out / "reconstructions.png").exists()  # these are no images
+    assert (out / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("categorical_vae", ["--set", "variables=2", "--set", "classes=3"]),
+        ("iwae", ["--samples", "3"]),
+        ("sigma_vae", []),
+        ("ladder_vae", ["--set", "latent_dims=[4,2]", "--set", "hidden=[16,8]"]),
+        ("autoencoder", []),
+    ],
+)
+def test_recipes(tmp_path: Path, recipe: str, options: list[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "digits", "--recipe", recipe, "--out", str(out), *SMALL, *options]) == 0
+    assert isinstance(vk.VAE.from_pretrained(out / "model"), vk.VAE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "data: expected one of digits, mnist"),
+        ([], "data: expected a name"),
+        (["digits", "--set", "beta"], "--set: expected OPTION=NUMBER, got 'beta'"),
+        (["digits", "--set", "beta=x"], "--set: expected OPTION=NUMBER"),
+        (["digits", "--set", "gamma=1"], "--set of vae: expected one of"),
+        (["digits", "--recipe", "categorical_vae"], "--set: expected variables=NUMBER"),
+        (["digits", "--recipe", "iwae"], "samples: expected a number of draws"),
+        (["digits", "--latent-dim", "0"], "above 0"),
+        (["digits", "--epochs", "2"], "epochs: expected either"),
+        (["--resume"], "RUN: expected the folder of a run"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_line(words, said: str, tmp_path: Path, capsys) -> None:
+    found = fails(capsys, "train", *SMALL, *words, "--out", str(tmp_path / "run"))
+    assert said in found
+    assert found.count("\n") == 1
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    said = fails(capsys, "train", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"))
+    assert "Python objects" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "report"])
+def test_a_folder_that_is_no_run(command: str, tmp_path: Path, capsys) -> None:
+    assert "RUN: expected the folder of a run" in fails(capsys, command, str(tmp_path))
+
+
+def test_usage(capsys) -> None:
+    for words, code in ((["--help"], 0), (["train", "--help"], 0), ([], 2), (["train", "x"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == code
+    assert "beta_tcvae" in capsys.readouterr().out
+
+
+def test_as_a_module() -> None:
+    command = [sys.executable, "-m", "vaekit", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"vaekit {vk.__version__}\n"
