@@ -14,6 +14,7 @@ import vaekit as vk
 from vaekit import pretrained, storage
 from vaekit.architecture import UndescribedError, build, describe
 from vaekit.training import DamagedFileError
+from vaekit.vae import _rooms
 
 #: What does not tell what it was made with: zuko's flows keep no arguments.
 UNTOLD = {"flow_prior_vae", "FlowPrior"}
@@ -119,7 +120,7 @@ def test_every_part_tells_what_it_was_made_with(name: str, make) -> None:
             describe(part, tensors)
         return
     described = json.loads(json.dumps(describe(part, tensors)))
-    other = build(described, tensors, pretrained._finder({}), 1_000_000)
+    other = build(described, tensors, pretrained._finder({}, _rooms()), 1_000_000)
     assert repr(part) == repr(other)
     shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (part, other)]
     assert shapes[0] == shapes[1]
@@ -208,6 +209,7 @@ FIXED = [
     torch.distributions.Normal(torch.tensor([1.0, 2.0]), 3.0),
     torch.distributions.StudentT(torch.tensor([2.0, 5.0])),
     torch.distributions.Laplace(torch.zeros(2), torch.ones(2)),
+    torch.distributions.Uniform(torch.zeros(2) - 9, torch.tensor([9.0, 20.0])),
 ]
 
 
@@ -256,6 +258,86 @@ class TestClassesOfOnesOwn:
         parts = tiny()
         Mine(parts.encoder, parts.decoder).save_pretrained(tmp_path)
         assert type(Mine.from_pretrained(tmp_path)) is Mine
+
+
+class Doubles(nn.Module):
+    """Keeps something else under the name of an argument."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope, self.layer = 2 * slope, nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.slope * self.layer(x.flatten(1))
+
+
+class Random(Doubles):
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.register_buffer("noise", torch.rand(4), persistent=False)
+
+    def init_args(self) -> dict:
+        return {}
+
+
+class Mode(Doubles):
+    def __init__(self, training: int) -> None:
+        super().__init__(float(training))
+
+
+def swapped() -> nn.Module:
+    net = vk.networks.Rungs(64, [8], [4])
+    net.stages[0][1] = nn.Tanh()
+    return net
+
+
+def hooked() -> nn.Module:
+    net = vk.networks.mlp(64, [8], 4)
+    net.register_forward_hook(lambda module, args, out: 2 * out)
+    return net
+
+
+def two_of_one_name() -> nn.Module:
+    other = type("Told", (Told,), {"forward": lambda self, x: self.layer(x)})
+    return nn.Sequential(Told(64), other(4))
+
+
+class TestModelsThatWouldComeBackAsOthers:
+    @pytest.mark.parametrize(
+        ("make", "classes"),
+        [
+            (lambda: Doubles(3.0), [Doubles]),
+            (Random, [Random]),
+            (lambda: Mode(2), [Mode]),
+            (swapped, []),
+            (hooked, []),
+            (two_of_one_name, [Told]),
+        ],
+    )
+    def test_are_saved_with_a_warning(self, make, classes, tmp_path: Path) -> None:
+        model = of(make())
+        with pytest.warns(UserWarning, match="needs model="):
+            model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="model: expected one of the same parts"):
+            vk.VAE.from_pretrained(tmp_path, classes=classes)
+
+    def test_what_is_frozen_stays_so(self, tmp_path: Path) -> None:
+        model = tiny()
+        model.encoder.requires_grad_(False)
+        other = again(model, tmp_path)
+        flags = [[p.requires_grad for p in each.parameters()] for each in (model, other)]
+        assert flags[0] == flags[1]
+
+    def test_a_layer_that_was_derived(self, tmp_path: Path) -> None:
+        class Mine(nn.Linear):
+            def forward(self, x):
+                return super().forward(x.flatten(1)) / 2
+
+        for bias in (True, False):
+            model = of(Mine(64, 4, bias=bias))
+            other = again(model, tmp_path, classes=[Mine])
+            x = torch.rand(3, 1, 8, 8)
+            assert torch.equal(model.encode(x).mean, other.encode(x).mean)
 
 
 def tampered(folder: Path, name: str, change) -> None:
@@ -354,6 +436,63 @@ class TestAttacks:
         layer["arguments"] = [list(pair) for pair in dict_of.items()]
         (folder / "config.json").write_text(json.dumps(described))
         with pytest.raises(ValueError, match=r"config\.json|shape"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize(
+        "prior",
+        [
+            "evil",
+            {"type": "torch.nn.Linear"},
+            {"type": "vaekit.networks.mlp"},
+            {
+                "class": "torch.nn.TransformerEncoderLayer",
+                "arguments": [["d_model", 8], ["nhead", 2]],
+            },
+            {"class": "torch.nn.DataParallel", "arguments": []},
+            {"class": "torch.nn.Linear", "arguments": [["in_features", 2], ["device", "meta"]]},
+            {"class": "torch.nn.Sequential", "arguments": []},
+            {"class": "vaekit.priors.StandardNormal", "arguments": [["dim", 10**9]]},
+            {"class": "vaekit.priors.StandardNormal"},
+            {"again": 99},
+            {"tensor": "none"},
+            {"tuple": 3},
+            {},
+        ],
+    )
+    def test_parts_that_are_none(self, folder: Path, prior) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["model"]["arguments"] = [
+            [name, prior if name == "prior" else value]
+            for name, value in config["model"]["arguments"]
+        ]
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"config\.json: no model can be|classes: expected"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("value", [torch.nan, 0.0])
+    def test_arguments_that_harm(self, folder: Path, value: float) -> None:
+        model = tiny()
+        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+        model.save_pretrained(folder)
+        tensors, _ = storage.read_tensors(folder / "arguments.safetensors")
+        loc, scale = sorted(tensors)
+        if value:
+            tensors[loc].fill_(value)
+        else:  # as many numbers as their product
+            tensors = {loc: torch.zeros(40_000, 1), scale: torch.ones(1, 40_000)}
+        storage.write_tensors(folder / "arguments.safetensors", tensors, {})
+        tampered(folder, "arguments.safetensors", bytes)
+        with pytest.raises(ValueError, match=r"expected no NaN|larger than the weights"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+    def test_numbers_of_another_kind(self, folder: Path, dtype: torch.dtype) -> None:
+        tensors, _ = storage.read_tensors(folder / "model.safetensors")
+        name, value = tensors.popitem()
+        storage.write_tensors(folder / "model.safetensors", tensors | {name: value.to(dtype)}, {})
+        tampered(folder, "model.safetensors", bytes)
+        with pytest.raises(ValueError, match=f"{name}: expected numbers like torch.float32"):
             vk.VAE.from_pretrained(folder)
 
     def test_wrong_shapes(self, folder: Path) -> None:
@@ -463,17 +602,36 @@ class TestFiles:
 
         refuses(TypeError, lambda: custom(Odd(4)).save_pretrained(tmp_path), "_extra_state")
 
-    def test_a_full_disk_leaves_what_was_there(self, tmp_path: Path, monkeypatch) -> None:
-        model = tiny()
+    @pytest.mark.parametrize("place", [1, 2])
+    def test_a_full_disk_leaves_what_was_there(
+        self, place: int, tmp_path: Path, monkeypatch
+    ) -> None:
+        model, write, left = tiny(), storage.write_tensors, place
         model.save_pretrained(tmp_path)
 
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+        def full(*args) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise OSError(28, "No space left on device")
+            write(*args)
 
         monkeypatch.setattr(storage, "write_tensors", full)
         with pytest.raises(OSError, match="No space"):
             tiny(width=8).save_pretrained(tmp_path)
         assert alike(vk.VAE.from_pretrained(tmp_path), model)
+        assert len(list(tmp_path.iterdir())) == 4
+
+    def test_a_page_of_ones_own_is_left(self, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_text("My project")
+        tiny().save_pretrained(tmp_path)
+        assert (tmp_path / "README.md").read_text() == "My project"
+
+    def test_a_mistyped_path_is_no_repository(self, tmp_path: Path, monkeypatch, refuses) -> None:
+        (tmp_path / "runs").mkdir()
+        monkeypatch.chdir(tmp_path)
+        words = "source: expected"
+        refuses(FileNotFoundError, lambda: vk.VAE.from_pretrained("runs/modle"), words)
 
 
 class TestHub:

@@ -1,3 +1,4 @@
+import copy
 import math
 import random
 
@@ -181,8 +182,39 @@ def test_another_latent(refuses) -> None:
     def build(columns: int):
         return vk.recipes.categorical_vae(vk.likelihoods.Gaussian(columns), 2, 3)
 
-    words = "build: expected a model with a Gaussian latent", "RelaxedCategorical"
+    words = "build: expected a function that returns a model with a Gaussian", "RelaxedCategorical"
     refuses(TypeError, lambda: VAETransformer(build=build, steps=2).fit(IRIS), *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hidden": 8}, "hidden: expected a sequence of widths, got 8"),
+        ({"device": "nope"}, "device: expected the name of a device, got 'nope'"),
+        ({"build": lambda columns: None}, "build: expected a function that returns a VAE and an"),
+    ],
+)
+def test_what_is_of_another_kind(options, words: str, refuses) -> None:
+    with annotations_unchecked():
+        estimator = VAETransformer(**({"steps": 2} | options))
+    refuses((TypeError, ValueError), lambda: estimator.fit(IRIS), words)
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted(fitted) -> None:
+    before = fitted.transform(IRIS)
+    estimator = copy.deepcopy(fitted).set_params(learning_rate=0)
+    with pytest.raises(ValueError, match="learning_rate"):
+        estimator.fit(IRIS * 100)
+    assert np.array_equal(estimator.transform(IRIS), before)
+
+
+def test_ctrl_c_ends_a_search(monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> vk.training.History:
+        return vk.training.History(stopped="interrupted")
+
+    monkeypatch.setattr("vaekit.sklearn.fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        VAETransformer(steps=2).fit(IRIS)
 
 
 def test_before_it_is_fitted(refuses) -> None:

@@ -1,5 +1,7 @@
 import math
+import os
 import pickle
+import platform
 import resource
 import subprocess
 import sys
@@ -134,7 +136,9 @@ except OSError as error:
 
 def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     kept = write(tmp_path, "x", 1)
-    (tmp_path / ".abc.writing").write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("the user's")
+    notes, alive = tmp_path / "notes.txt", tmp_path / f".{platform.node()}.{os.getpid()}.a.writing"
+    elsewhere = tmp_path / ".another-machine.1.a.writing"
+    for path in (tmp_path / f".{platform.node()}.{2**22 + 1}.a.writing", notes, alive, elsewhere):
+        path.write_text("half")
     storage.sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([kept, tmp_path / "notes.txt"])
+    assert sorted(tmp_path.iterdir()) == sorted([kept, notes, alive, elsewhere])

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -36,6 +37,9 @@ class Stop(vk.objectives.Term):
             raise RuntimeError("the power went")
         return out.z.new_zeros(())
 
+    def __repr__(self) -> str:
+        return "Stop()"  # the same run, wherever it fails
+
 
 def run(folder, stop: int = -1, *, model=None, data=None, **options) -> tuple[vk.VAE, History]:
     """Train with what may be a fresh copy of everything, up to a step within which it fails."""
@@ -65,6 +69,10 @@ def numbers(history: History) -> dict:
 
 def files(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in folder.glob("step-*.safetensors"))
+
+
+def files_of(folder: Path) -> list[Path]:
+    return list(folder.glob("step-*.safetensors"))
 
 
 POINTS = [f"step{n}" for n in sorted(np.random.default_rng(0).permutation(40)[:20].tolist())]
@@ -187,6 +195,47 @@ def test_on_a_device(tmp_path: Path, device) -> None:
     assert history.step[-1] == 14
 
 
+def test_whatever_the_memory_layout(tmp_path: Path) -> None:
+    def convolutional() -> vk.VAE:
+        torch.manual_seed(0)
+        net = vk.networks.conv((1, 8, 8), [4, 8], 4)
+        model = vk.VAE(vk.Encoder(net, vk.GaussianLatent(2)), tiny().decoder)
+        return model.to(memory_format=torch.channels_last)
+
+    whole, _ = run(None, model=convolutional())
+    run(tmp_path, 7, model=convolutional())
+    resumed, _ = run(tmp_path, model=convolutional(), resume=True)
+    assert alike(whole, resumed)
+
+
+class Counting:
+    """A callback with a state: it freezes the encoder at its third call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def state_dict(self) -> dict:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.calls = state["calls"]
+
+    def __call__(self, state: vk.training.TrainingState) -> None:
+        self.calls += 1
+        if self.calls == 3:
+            state.optimizer.param_groups[0]["lr"] = 0.1
+
+
+def test_callbacks_that_have_a_state(tmp_path: Path) -> None:
+    options = {"validate_every": 3}
+    whole, _ = run(None, callbacks=[Counting()], **options)
+    run(tmp_path, 7, callbacks=[Counting()], **options)
+    counting = Counting()
+    resumed, _ = run(tmp_path, callbacks=[counting], resume=True, **options)
+    assert counting.calls == 5
+    assert alike(whole, resumed)
+
+
 class TestPatience:
     def test_the_best_weights_are_remembered(self, tmp_path: Path) -> None:
         options = {"validation": DATA, "validate_every": 2, "patience": 2, "steps": 60}
@@ -229,24 +278,36 @@ class TestGoingOn:
         assert alike(whole, resumed)
         assert history.step[-1] == (23 if "steps" in length else 20)
 
-    def test_after_ctrl_c(self, tmp_path: Path) -> None:
-        whole, _ = run(None, validate_every=3)
+    @pytest.mark.parametrize("length", [{"steps": 4}, {"steps": None, "epochs": 1}])
+    def test_less_far_than_it_is(self, tmp_path: Path, length) -> None:
+        whole, history = run(tmp_path)
+        again, same = run(tmp_path, resume=True, **length)
+        assert alike(whole, again)
+        assert same.to_dict() == history.to_dict()
 
-        class Press(vk.objectives.Term):
-            def forward(self, out, x):
-                return out.z.new_zeros(())
+    @pytest.mark.parametrize("scheduler", [None, "plateau"])
+    def test_after_ctrl_c(self, tmp_path: Path, scheduler: str | None) -> None:
+        watched = {"validate_every": 3, "scheduler": SCHEDULERS.get(scheduler)}
+        whole, _ = run(None, **watched)
 
+        class Press(Stop):
             def set_step(self, step: int) -> None:
+                super().set_step(step)
                 if step == 7:
                     signal.raise_signal(signal.SIGINT)
 
+            def __repr__(self) -> str:
+                return "Stop()"
+
         model, options = tiny(), {"steps": 14, "batch_size": 32, "seed": 0, "progress": False}
-        objective = elbo() + Press(name="stop")
-        history = fit(model, objective, DATA, checkpoint=tmp_path, validate_every=3, **options)
+        objective = elbo() + Press(-1)
+        history = fit(model, objective, DATA, checkpoint=tmp_path, **watched, **options)
         assert history.stopped == "interrupted"
+        assert history.step == [3, 6, 8]
         assert files(tmp_path)[-1] == 8
-        resumed, history = run(tmp_path, validate_every=3, resume=True)
+        resumed, history = run(tmp_path, resume=True, **watched)
         assert history.stopped == "finished"
+        assert history.step == [3, 6, 9, 12, 14]
         assert alike(whole, resumed)
 
     def test_after_a_callback_stopped_it(self, tmp_path: Path) -> None:
@@ -329,6 +390,10 @@ class TestFiles:
         assert alike(model, tiny())
         with pytest.raises(DamagedFileError, match="do not add up"):
             load_checkpoint(model, tmp_path)
+        for path in files_of(tmp_path):
+            path.rename(path.with_suffix(".damaged"))
+        with pytest.raises(DamagedFileError, match="no other checkpoint"):
+            run(tmp_path, model=model, resume=True)
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch) -> None:
         whole, _ = run(None)
@@ -351,7 +416,7 @@ class TestFiles:
 
     def test_what_was_half_written_is_swept_up(self, tmp_path: Path) -> None:
         run(tmp_path, 5)
-        (tmp_path / ".1f.writing").write_bytes(b"half")
+        (tmp_path / f".{platform.node()}.{2**22 + 1}.1f.writing").write_bytes(b"half")
         run(tmp_path, resume=True)
         assert not list(tmp_path.glob(".*"))
 
@@ -375,6 +440,12 @@ class TestRefusals:
             ("seed", {"seed": 1}),
             ("samples", {"samples": 2}),
             ("data", {"data": DATA[:50]}),
+            ("validation", {"validation": DATA}),
+            ("validate_every", {"validate_every": 3}),
+            ("clip_grad_norm", {"clip_grad_norm": 1.0}),
+            ("learning_rate", {"learning_rate": 0.1}),
+            ("optimizer", {"optimizer": torch.optim.AdamW}),
+            ("scheduler", {"scheduler": lambda optimizer: StepLR(optimizer, 3)}),
         ],
     )
     def test_another_run(self, tmp_path: Path, name: str, options, refuses) -> None:
@@ -386,11 +457,26 @@ class TestRefusals:
 
     def test_another_model_or_optimizer(self, tmp_path: Path, refuses) -> None:
         run(tmp_path, 5)
-        words = "model: expected the parts", "size mismatch"
+        words = "model: expected the parts", "encoder.net.layers.0.weight: (16, 64)", "(8, 64)"
         refuses(ValueError, lambda: run(tmp_path, model=tiny(width=8), resume=True), *words)
-        refuses(ValueError, lambda: load_checkpoint(tiny(width=8), tmp_path), *words)
-        options = {"scheduler": SCHEDULERS["steps"], "resume": True}
-        refuses(ValueError, lambda: run(tmp_path, **options), "resume: expected", "'scheduler'")
+        other = tiny(width=8)
+        before = copy.deepcopy(other)
+        refuses(ValueError, lambda: load_checkpoint(other, tmp_path), *words)
+        assert alike(other, before)
+
+    def test_another_objective(self, tmp_path: Path, refuses) -> None:
+        run(tmp_path, 5)
+        model, options = tiny(), {"steps": 14, "batch_size": 32, "seed": 0, "progress": False}
+        objective = vk.Reconstruction() + 100 * vk.KL() + Stop(5)
+        call = lambda: fit(model, objective, DATA, checkpoint=tmp_path, resume=True, **options)  # noqa: E731
+        refuses(ValueError, call, "objective: expected", "100 * KL()")
+        assert alike(model, tiny())
+
+    def test_other_versions_are_warned_of(self, tmp_path: Path, monkeypatch) -> None:
+        run(tmp_path, 5)
+        monkeypatch.setattr("vaekit.training.loop.versions", lambda: {"torch": "1.0"})
+        with pytest.warns(UserWarning, match=r"resume: the run began with .* {'torch': '1\.0'}"):
+            run(tmp_path, resume=True)
 
     def test_fewer_batches(self, tmp_path: Path, refuses) -> None:
         batches = list(DATA.split(20))

@@ -21,6 +21,9 @@ _RECURRENT = (
 )
 _NOT_TOLD = ("self", "device", "dtype", "validate_args")
 _TORCH = {"torch.nn": nn.Module, "torch.distributions": Distribution}
+_OF_MODULES = frozenset(vars(nn.Module())) | frozenset(dir(nn.Module))
+#: Classes of torch.nn that build others, or copies of what they are given: more than they say.
+_BUILDERS = ("Module", "Transformer", "DataParallel", "Adaptive", "Parameter", "Buffer")
 
 
 class UndescribedError(TypeError):
@@ -42,7 +45,7 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
     Raises:
         UndescribedError: If a part does not keep an argument, or one is of another kind.
     """
-    seen: dict[int, int] = {}
+    seen: dict[int, tuple[int, Any]] = {}  # with the object, so that its id stays its own
 
     def values(place: str, named: Mapping[str, Any]) -> list[Any]:
         return [[name, value(f"{place}.{name}", each)] for name, each in named.items()]
@@ -55,13 +58,13 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
             return {"tensor": place}
         if isinstance(given, nn.Module | Distribution):
             if id(given) in seen:
-                return {"again": seen[id(given)]}
+                return {"again": seen[id(given)][0]}
             described: dict[str, Any] = {"class": class_name(type(given))}
             if isinstance(given, nn.Module) and type(given) in _CONTAINERS:
                 described["children"] = values(place, given._modules)
             else:
                 described["arguments"] = values(place, _arguments(place, given))
-            seen[id(given)] = len(seen)
+            seen[id(given)] = len(seen), given
             return described
         if isinstance(given, type):
             return {"type": class_name(given)}
@@ -113,11 +116,17 @@ def build(
         if not issubclass(kind, nn.Module | Distribution):
             raise TypeError(f"{given['class']} is neither a module nor a distribution")
         named = given["children"] if kind in _CONTAINERS else given["arguments"]
-        made = _made(kind, {name: value(each) for name, each in named})
+        told = {name: value(each) for name, each in named}
+        if not told.keys().isdisjoint(_NOT_TOLD):
+            raise TypeError(f"{given['class']} is told {sorted(told.keys() & set(_NOT_TOLD))}")
+        if issubclass(kind, Distribution):
+            shapes = [each.shape for each in told.values() if isinstance(each, Tensor)]
+            counting.take(math.prod(torch.broadcast_shapes(*shapes)))
+        made = _made(kind, told)
         built.append(made)
         return made
 
-    with torch.random.fork_rng([]), _Room(room):
+    with torch.random.fork_rng([]), _Room(room) as counting:
         return value(description)
 
 
@@ -134,7 +143,9 @@ def torch_class(name: str) -> type | None:
     """Return a module or a distribution of torch's by its public name, None for any other name."""
     place, _, own = name.rpartition(".")
     kind = getattr(getattr(torch, place[6:]), own, None) if place in _TORCH else None
-    return kind if isinstance(kind, type) and issubclass(kind, _TORCH[place]) else None
+    if not isinstance(kind, type) or (own.startswith(_BUILDERS) and kind not in _CONTAINERS):
+        return None
+    return kind if issubclass(kind, _TORCH[place]) else None
 
 
 def _arguments(place: str, part: Any) -> Mapping[str, Any]:
@@ -154,13 +165,14 @@ def _arguments(place: str, part: Any) -> Mapping[str, Any]:
         if name in _NOT_TOLD or name.startswith("_"):
             continue
         kept = "base_dist" if name == "base_distribution" else name  # torch's own exception
-        if not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
-            what = f"an attribute {name!r}, as {type(part).__name__} takes, or a method init_args"
-            raise UndescribedError(_checks.expected(place, what, "neither"))
         if isinstance(part, Distribution) and parameter.default is None and name not in vars(part):
             continue  # another parameterisation, computed from the one that was given
+        every = isinstance(part, nn.Module) and name in _OF_MODULES  # as ``training`` is of each
+        if every or not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
+            what = f"an attribute {name!r}, as {type(part).__name__} takes, or a method init_args"
+            raise UndescribedError(_checks.expected(place, what, "neither"))
         found[name] = getattr(part, kept)
-        if name == "bias" and torch_class(class_name(type(part))):
+        if name == "bias" and own.__module__.startswith("torch.nn."):
             found[name] = found[name] is not None and found[name] is not False
     return found
 
@@ -196,7 +208,11 @@ class _Room(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         if func in self._makers:
-            self._room -= math.prod(func(*args, **{**options, "device": "meta"}).shape)
-            if self._room < 0:
-                raise MemoryError("its parts are larger than the weights that are there for them")
+            self.take(math.prod(func(*args, **{**options, "device": "meta"}).shape))
         return func(*args, **options)
+
+    def take(self, numbers: int) -> None:
+        """Take room for numbers, or say that there is none left."""
+        self._room -= numbers
+        if self._room < 0:
+            raise MemoryError("its parts are larger than the weights that are there for them")

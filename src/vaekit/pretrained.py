@@ -2,12 +2,13 @@
 
 import json
 import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,14 @@ from vaekit.storage import DamagedFileError
 
 __all__ = ["load", "push", "save"]
 
+Rooms: TypeAlias = Sequence[ModuleType]  # of vaekit, whose public classes may be built
+
 _FORMAT = 1  # raised where what older versions wrote is no longer read as they meant it
 _CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
 _CARD = "README.md"
 _LARGEST_CONFIG = 10_000_000  # bytes
 _SPARE = 4_000_000  # numbers that parts may hold beside their weights, like masks
-_ROOMS = ("distributions", "networks", "latents", "likelihoods", "priors", "hierarchy", "vae")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # any of one another
 _CARD_TEXT = """\
 ---
 library_name: vaekit
@@ -50,7 +53,9 @@ model = vk.VAE.from_pretrained("{source}"{needs})
 """
 
 
-def save(model: nn.Module, folder: Path, text: str = "", source: str = "") -> str | None:
+def save(
+    model: nn.Module, folder: Path, rooms: Rooms, text: str = "", source: str = ""
+) -> str | None:
     """Write a model to a folder; return why it cannot be built from there, if it cannot.
 
     Raises:
@@ -59,20 +64,14 @@ def save(model: nn.Module, folder: Path, text: str = "", source: str = "") -> st
         UndescribedError: If the state of a part is no tensor.
     """
     versions = {"vaekit": __version__, "torch": str(torch.__version__)}
-    state, arguments, sums = _state(model), dict[str, Tensor](), dict[str, str]()
+    state, arguments = _state(model), dict[str, Tensor]()
     custom = {type(part).__name__: type(part) for part in model.modules() if _is_custom(part)}
     described, why = None, None
     try:
         described = describe(model, arguments)
-        rebuilt = build(described, arguments, _finder(custom), _room(state, arguments))
-        _compare(_state(rebuilt), state)
+        _verify(model, described, arguments, custom, rooms)
     except Exception as error:  # whatever a constructor that is called again may raise
         described, why, arguments = None, str(error), {}
-    for name, tensors in ((_WEIGHTS, state), (_ARGUMENTS, arguments)):
-        with storage.scratch(folder) as temporary:
-            storage.write_tensors(temporary, tensors, {"format": "pt"})
-            sums[name] = storage.sum_of(temporary)
-            storage.commit(temporary, folder / name)
     needs = f", classes=[{', '.join(sorted(custom))}]" if custom else ""
     card = _CARD_TEXT.format(
         title=source or folder.name,
@@ -84,17 +83,30 @@ def save(model: nn.Module, folder: Path, text: str = "", source: str = "") -> st
         model=model,
         **versions,
     )
-    config = {"library": "vaekit", "format": _FORMAT, "versions": versions, "sums": sums}
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    config = {"library": "vaekit", "format": _FORMAT, "versions": versions, "frozen": frozen}
     config |= {"model": described, "not_described": why}
-    for name, content in ((_CARD, card), (_CONFIG, json.dumps(config, indent=1) + "\n")):
-        with storage.scratch(folder) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-            storage.commit(temporary, folder / name)
+    # All is written before any of it has its name, so that a full disk leaves what was there.
+    with ExitStack() as stack:
+        written: dict[str, Path] = {}
+        for name, tensors in ((_WEIGHTS, state), (_ARGUMENTS, arguments)):
+            written[name] = stack.enter_context(storage.scratch(folder))
+            storage.write_tensors(written[name], tensors, {"format": "pt"})
+        config["sums"] = {name: storage.sum_of(path) for name, path in written.items()}
+        for name, content in ((_CARD, card), (_CONFIG, json.dumps(config, indent=1) + "\n")):
+            written[name] = stack.enter_context(storage.scratch(folder))
+            written[name].write_text(content, encoding="utf-8")
+        if not _is_ours(folder / _CARD):
+            written.pop(_CARD)
+        for name, path in written.items():
+            storage.commit(path, folder / name)
+    storage.sweep(folder)
     return why
 
 
 def load(
     source: str | PathLike[str],
+    rooms: Rooms,
     *,
     model: nn.Module | None = None,
     classes: Iterable[type] = (),
@@ -104,6 +116,7 @@ def load(
 
     Args:
         source: A folder that `save` wrote, or a repository on the Hub, ``"owner/name"``.
+        rooms: vaekit's modules whose public classes it may be built of.
         model: One of the same parts, to be given the weights; built of its description if None.
         classes: The classes of the caller's own that it may be built of.
         revision: The repository's branch, tag or commit.
@@ -118,25 +131,29 @@ def load(
     config = _config(folder / _CONFIG)
     state = _tensors(folder / _WEIGHTS, config)
     if model is None:
-        model = _built(folder, config, state, classes)
-    kept = _state(model)
-    _compare(kept, state)
-    for name, value in state.items():
-        _checks.no_nan(f"{_WEIGHTS}: {name}", value)
-    _cast(model, state)
-    model.load_state_dict(state)
+        model = _built(folder, config, state, classes, rooms)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in config.get("frozen", ()))
+    _give(model, state)
     return model.eval()
 
 
 def push(
-    model: nn.Module, repo_id: str, *, text: str, private: bool, token: str | None, message: str
+    model: nn.Module,
+    repo_id: str,
+    rooms: Rooms,
+    *,
+    text: str,
+    private: bool,
+    token: str | None,
+    message: str,
 ) -> tuple[str, str | None]:
     """Put a model on the Hub; return its address, and why it cannot be built from there."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        why = save(model, Path(folder), text, repo_id)
+        why = save(model, Path(folder), rooms, text, repo_id)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=url.repo_id, commit_message=message)
     return str(url), why
@@ -159,6 +176,47 @@ def _compare(kept: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     for name, value in kept.items():
         what, shape = f"shape {tuple(value.shape)}", given[name].shape
         _checks.require(shape == value.shape, name, what, tuple(shape))
+        dtype = given[name].dtype
+        alike = dtype in _DTYPES if value.dtype in _DTYPES else dtype == value.dtype
+        _checks.require(alike, name, f"numbers like {value.dtype}", dtype)
+
+
+def _give(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model weights that fit it."""
+    _compare(_state(model), state)
+    for name, value in state.items():
+        _checks.no_nan(f"{_WEIGHTS}: {name}", value)
+    _cast(model, state)
+    model.load_state_dict(state)
+
+
+def _verify(
+    model: nn.Module,
+    described: Any,
+    arguments: Mapping[str, Tensor],
+    custom: Mapping[str, type],
+    rooms: Rooms,
+) -> None:
+    """Say so where what is built of a description is another model."""
+    for name, part in model.named_modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise UndescribedError(_checks.expected(name, "a module without hooks", part))
+        if _is_custom(part) and custom[type(part).__name__] is not type(part):
+            what = "one class of each name"
+            raise UndescribedError(_checks.expected(name, what, f"two, {type(part).__name__}"))
+    state = _state(model)
+    rebuilt = build(described, arguments, _finder(custom, rooms), _room(state, arguments))
+    _give(rebuilt, state)
+    found: dict[str, Tensor] = {}
+    again = describe(rebuilt, found)
+    same = again == described and repr(rebuilt) == repr(model)
+    buffers = dict(rebuilt.named_buffers())
+    pairs = [(value, found.get(name)) for name, value in arguments.items()]
+    pairs += [(value, buffers.get(name)) for name, value in model.named_buffers()]
+    if not same or not all(b is not None and torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
+        what = "a model that its constructors' arguments make again"
+        got = "one that was changed since, or keeps other values under their names"
+        raise UndescribedError(_checks.expected("model", what, got))
 
 
 def _cast(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -180,18 +238,15 @@ def _is_custom(part: nn.Module) -> bool:
     return not name.startswith("vaekit.") and not name.startswith("torch.")
 
 
-def _finder(classes: Mapping[str, type]) -> Callable[[str], type]:
+def _finder(classes: Mapping[str, type], rooms: Rooms) -> Callable[[str], type]:
     """Make what returns the class of a name: torch's, vaekit's public ones, or the caller's."""
+    public = {
+        f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__
+    }
 
     def find(name: str) -> type:
-        kind = torch_class(name)
-        package, _, rest = name.partition(".")
-        room, _, own = rest.partition(".")
-        if package == "vaekit" and room in _ROOMS:
-            module = sys.modules[f"vaekit.{room}"]
-            kind = getattr(module, own) if own in module.__all__ else None
-        kind = kind or classes.get(name)
-        if kind is None:
+        kind = torch_class(name) or public.get(name) or classes.get(name)
+        if not isinstance(kind, type):
             what, hint = f"{name!r} among them", "Nothing else is run that a file names."
             raise _UnknownClassError(_checks.expected("classes", what, list(classes), hint))
         return kind
@@ -208,14 +263,20 @@ def _room(*held: Mapping[str, Tensor]) -> int:
 
 
 def _built(
-    folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], classes: Iterable[type]
+    folder: Path,
+    config: dict[str, Any],
+    state: Mapping[str, Tensor],
+    classes: Iterable[type],
+    rooms: Rooms,
 ) -> nn.Module:
     if config.get("model") is None:
         hint = "It was saved without its parts, since they do not tell what they were made with: "
         what, why = "one of the same parts, to be given the weights", config.get("not_described")
         raise ValueError(_checks.expected("model", what, None, hint + str(why)))
     arguments = _tensors(folder / _ARGUMENTS, config)
-    find = _finder({kind.__name__: kind for kind in classes})
+    for name, value in arguments.items():
+        _checks.no_nan(f"{_ARGUMENTS}: {name}", value)
+    find = _finder({kind.__name__: kind for kind in classes}, rooms)
     try:
         model = build(config["model"], arguments, find, _room(state, arguments))
     except _UnknownClassError:
@@ -232,13 +293,19 @@ def _folder(source: str | PathLike[str], revision: str | None) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", fspath(source)) is None:
+    local = folder.parent != Path() and folder.parent.exists()  # a mistyped path, most likely
+    if local or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", fspath(source)) is None:
         what = "a folder, or a repository 'owner/name'"
         raise FileNotFoundError(_checks.expected("source", what, fspath(source)))
     from huggingface_hub import snapshot_download
 
     files = [_CONFIG, _WEIGHTS, _ARGUMENTS]
     return Path(snapshot_download(fspath(source), revision=revision, allow_patterns=files))
+
+
+def _is_ours(card: Path) -> bool:
+    """Tell whether a card may be written over: there is none, or it was written here."""
+    return not card.exists() or "Written by vaekit" in card.read_text(encoding="utf-8")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -26,12 +26,11 @@ from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
 from vaekit.training.checkpoints import random_states, set_random_states
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluating
 
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
 _ROWS = 1024  # encoded at once
-_CPU = torch.device("cpu")
 
 
 class VAEEstimator(BaseEstimator):  # type: ignore[misc]
@@ -48,7 +47,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         learning_rate: Of Adam.
         samples: How many draws estimate a row's log-density.
         device: Where to compute.
-        random_state: A number, a numpy generator, or None.
+        random_state: A number, a numpy ``RandomState``, or None.
         verbose: Whether to show a bar.
     """
 
@@ -102,22 +101,16 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         _checks.one_of("likelihood", self.likelihood, ("gaussian", "bernoulli"))
         _checks.number("beta", self.beta, low=0)
         _checks.positive_int("samples", self.samples)
-        self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        if self.likelihood == "gaussian":
-            self.mean_ = X.mean(0, dtype=np.float64)
-            deviation = X.std(0, dtype=np.float64)
-            # What a column that does not vary leaves is rounding, to be left as it is.
-            varies = deviation > 10 * np.finfo(X.dtype).eps * np.maximum(1, np.abs(self.mean_))
-            self.scale_ = np.where(varies, deviation, 1.0)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with _seeded(fork_seed(seed, "initialisation")):
+        mean, scale = self._standard(X)
+        rows = _tensor(X, mean, scale)
+        with _seeded(self._device(), fork_seed(seed, "initialisation")):
             model, objective = self._built(X.shape[1])
-            dtype = torch.float64 if X.dtype == np.float64 else torch.float32
-            model.to(self.device or _CPU, dtype)
-            self.history_ = fit(
+            model.to(self._device(), rows.dtype)
+            history = fit(
                 model,
                 objective,
-                self._tensor(X),
+                rows,
                 steps=self.steps,
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
@@ -125,11 +118,10 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
                 seed=seed,
                 progress=bool(self.verbose),
             )
-            posterior = model.encode(self._tensor(X[:1]).to(self.device or _CPU))
-            if not isinstance(posterior, DiagonalGaussian):
-                what = "a model with a Gaussian latent"
-                raise TypeError(_checks.expected("build", what, repr(posterior)))
-        self.model_ = model
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt  # which a search over many fits is to see
+        self.model_, self.history_ = model, history
+        self.mean_, self.scale_ = mean, scale
         self._noise = _noise(self.samples, model.latent_dim, fork_seed(seed, "scores"))
         return self
 
@@ -140,8 +132,9 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
                   \qquad z_k = \mu(x) + \sigma(x)\, \epsilon_k
 
         The noise :math:`\epsilon_k` is the same for all rows and at every call, so that a row's
-        score is its own. It is a lower bound on the log-density in expectation, tighter with more
-        ``samples``: Burda et al., *Importance Weighted Autoencoders*, 2016, equation 8.
+        score is its own, but for rounding. It is a lower bound on the log-density in expectation,
+        tighter with more ``samples``: Burda et al., *Importance Weighted Autoencoders*, 2016,
+        equation 8.
 
         Args:
             X: Of shape ``(rows, columns)``.
@@ -167,33 +160,61 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         _checks.positive_int("n_samples", n_samples)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with _seeded(seed), torch.no_grad():
+        device = next(self.model_.parameters()).device
+        with _seeded(device, seed), torch.no_grad():
             z = self.model_.prior().sample((n_samples,))
             drawn = self.model_.decoder(z).sample().double().cpu().numpy()
         rows: npt.NDArray[Any] = drawn * self.scale_ + self.mean_
         return rows
 
-    def _built(self, columns: int) -> Any:
-        if self.build is not None:
-            return self.build(columns)
-        likelihood: likelihoods.Likelihood = likelihoods.Gaussian(columns, learn_sigma=True)
-        if self.likelihood == "bernoulli":
-            likelihood = likelihoods.Bernoulli(columns)
-        nets = recipes.perceptrons(tuple(self.hidden))
-        model, _ = recipes.vae(likelihood, self.latent_dim, nets=nets)
-        return model, Reconstruction() + self.beta * KL()
+    def _standard(self, X: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return what to take off each column, and to divide it by."""
+        if self.likelihood != "gaussian":
+            return np.zeros(X.shape[1]), np.ones(X.shape[1])
+        mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+        # What a column that does not vary leaves is rounding, to be left as it is.
+        varies = deviation > 10 * np.finfo(X.dtype).eps * np.maximum(1, np.abs(mean))
+        return mean, np.where(varies, deviation, 1.0)
+
+    def _device(self) -> torch.device:
+        try:
+            return torch.device(self.device or "cpu")
+        except (RuntimeError, TypeError) as error:
+            what = "the name of a device"
+            raise ValueError(_checks.expected("device", what, repr(self.device))) from error
+
+    def _built(self, columns: int) -> recipes.Recipe:
+        """Return the model, whose posterior is to be Gaussian, and the objective."""
+        if self.build is None:
+            likelihood: likelihoods.Likelihood = likelihoods.Gaussian(columns, learn_sigma=True)
+            if self.likelihood == "bernoulli":
+                likelihood = likelihoods.Bernoulli(columns)
+            if not isinstance(self.hidden, Sequence):
+                what = "a sequence of widths"
+                raise TypeError(_checks.expected("hidden", what, repr(self.hidden)))
+            nets = recipes.perceptrons(tuple(self.hidden))
+            model, _ = recipes.vae(likelihood, self.latent_dim, nets=nets)
+            return recipes.Recipe(model, Reconstruction() + self.beta * KL())
+        made = self.build(columns)
+        if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], VAE):
+            what = "a function that returns a VAE and an objective"
+            raise TypeError(_checks.expected("build", what, f"one that returns {made!r}"))
+        with torch.no_grad(), evaluating(made[0]):
+            parameter = next(made[0].parameters())
+            posterior = made[0].encode(parameter.new_zeros(1, columns))
+        if not isinstance(posterior, DiagonalGaussian):
+            what = "a function that returns a model with a Gaussian latent"
+            raise TypeError(_checks.expected("build", what, repr(posterior)))
+        return recipes.Recipe(*made)
 
     def _read(self, X: Any) -> npt.NDArray[Any]:
         check_is_fitted(self)
         read: npt.NDArray[Any] = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
         return read
 
-    def _tensor(self, X: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(((X - self.mean_) / self.scale_).astype(X.dtype))
-
     def _batches(self, X: npt.NDArray[Any]) -> Iterator[Tensor]:
         parameter = next(self.model_.parameters())
-        for rows in self._tensor(X).split(_ROWS):
+        for rows in _tensor(X, self.mean_, self.scale_).split(_ROWS):
             yield rows.to(parameter)
 
     @torch.no_grad()
@@ -227,7 +248,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         learning_rate: Of Adam.
         samples: How many draws estimate a row's log-density.
         device: Where to compute; the processor if None.
-        random_state: A number, a numpy generator, or None for another result at each call.
+        random_state: A number, a numpy ``RandomState``, or None for another result at each call.
         verbose: Whether to show a bar.
 
     Attributes:
@@ -293,7 +314,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         learning_rate: Of Adam.
         samples: How many draws estimate a row's log-density.
         device: Where to compute.
-        random_state: A number, a numpy generator, or None.
+        random_state: A number, a numpy ``RandomState``, or None.
         verbose: Whether to show a bar.
         contamination: The share of the training rows that are taken for outliers, above 0 and at
             most 0.5.
@@ -362,6 +383,11 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
+def _tensor(X: npt.NDArray[Any], mean: npt.NDArray[Any], scale: npt.NDArray[Any]) -> Tensor:
+    """Return the standardised rows, in the precision of the data."""
+    return torch.from_numpy(((X - mean) / scale).astype(X.dtype))
+
+
 def _needed(objective: Any, samples: int) -> int | None:
     """Return the draws that an objective takes in training, None where it takes one."""
     return samples if any(term.needs_draws for term in getattr(objective, "terms", ())) else None
@@ -373,11 +399,11 @@ def _noise(samples: int, dim: int, seed: int) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed all global generators, and leave them as they were."""
-    states = random_states(_CPU)
+    states = random_states(device)
     try:
         torch.manual_seed(seed)
         yield
     finally:
-        set_random_states(_CPU, states)
+        set_random_states(device, states)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def scratch(folder: Path) -> Iterator[Path]:
         OSError: If the folder cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{uuid.uuid4().hex}{_SUFFIX}"
+    temporary = folder / f".{platform.node()}.{os.getpid()}.{uuid.uuid4().hex}{_SUFFIX}"
     try:
         yield temporary
     finally:
@@ -66,7 +67,7 @@ def commit(temporary: Path, path: Path) -> None:
     Raises:
         OSError: If it cannot be written; what had the name before is then untouched.
     """
-    with temporary.open("rb") as file:
+    with temporary.open("r+b") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
     if os.name == "posix":  # elsewhere a folder cannot be opened
@@ -78,9 +79,22 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what was being written when a process was killed."""
-    for left in folder.glob(f".*{_SUFFIX}"):
-        left.unlink(missing_ok=True)
+    """Remove what a process of this machine was writing when it was killed."""
+    for left in folder.glob(f".{platform.node()}.*{_SUFFIX}"):
+        if not _is_running(left.name.removeprefix(f".{platform.node()}.").partition(".")[0]):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    if os.name != "posix" or not process.isdecimal():
+        return True  # as far as can be told
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

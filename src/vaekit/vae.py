@@ -1,11 +1,13 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +15,17 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit import _checks, datasets, pretrained
+from vaekit import (
+    _checks,
+    datasets,
+    distributions,
+    hierarchy,
+    latents,
+    likelihoods,
+    networks,
+    pretrained,
+    priors,
+)
 from vaekit.datasets.batches import alike
 from vaekit.distributions import StandardGaussian, detached
 from vaekit.distributions.chains import tempered
@@ -245,6 +257,9 @@ class VAE(nn.Module):
         what = "the one that the latent was made of, whose networks it shares"
         _checks.require(shared is None or prior is shared, "prior", what, prior)
         self.prior = _default_prior(encoder.latent) if prior is None else prior
+        for argument, part in (("decoder", decoder), ("prior", self.prior)):
+            if not callable(part) or isinstance(part, type):
+                raise TypeError(_checks.expected(argument, "a module", repr(part)))
         what = f"{self.latent_dim} latent dimensions, as the encoder has"
         for argument, got in (
             ("decoder", _size(getattr(decoder, "net", None), "in_shape")),
@@ -278,7 +293,7 @@ class VAE(nn.Module):
             >>> torch.equal(same.decode(torch.zeros(1, 2)), model.decode(torch.zeros(1, 2)))
             True
         """
-        _warn_of(pretrained.save(self, Path(folder), text))
+        _warn_of(pretrained.save(self, Path(folder), _rooms(), text))
 
     @classmethod
     def from_pretrained(
@@ -312,7 +327,8 @@ class VAE(nn.Module):
             ValueError: If the weights do not fit the model or hold NaN, a class is not among
                 ``classes``, or a model is needed and there is none.
         """
-        found = pretrained.load(source, model=model, classes=(cls, *classes), revision=revision)
+        named = (cls, *classes)
+        found = pretrained.load(source, _rooms(), model=model, classes=named, revision=revision)
         if not isinstance(found, cls):
             raise TypeError(_checks.expected("source", f"a {cls.__name__}", type(found).__name__))
         return found.to(device)
@@ -339,7 +355,7 @@ class VAE(nn.Module):
             The repository's address.
         """
         address, why = pretrained.push(
-            self, repo_id, text=text, private=private, token=token, message=message
+            self, repo_id, _rooms(), text=text, private=private, token=token, message=message
         )
         _warn_of(why)
         return address
@@ -627,6 +643,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _rooms() -> list[ModuleType]:
+    """List the modules whose classes a file may name."""
+    below = [distributions, networks, latents, likelihoods, priors, hierarchy]
+    return [*below, sys.modules[__name__]]
 
 
 def _warn_of(why: str | None) -> None:

@@ -4,6 +4,7 @@ import random
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from vaekit import _checks, storage
@@ -58,12 +60,14 @@ class Checkpoints:
     def start(self, resume: bool) -> dict[str, Any] | None:
         """Return the newest whole checkpoint to go on from, or None where there is none at all."""
         folder = Path(self.folder)
-        storage.sweep(folder)
-        found = _files(folder)
+        found, damaged = _files(folder), sorted(folder.glob("step-*.damaged"))
         if found and not resume:
             what = "a folder without checkpoints, or resume=True"
             got = f"{folder} with one of step {_step(found[0])}"
             raise ValueError(_checks.expected("checkpoint", what, got))
+        if damaged and not found:
+            raise storage.DamagedFileError(damaged[-1], "there is no other checkpoint beside it")
+        storage.sweep(folder)
         return _newest(found, aside=True) if found else None
 
     def save(self, step: int, state: dict[str, Any], history: History) -> None:
@@ -114,17 +118,49 @@ def load_checkpoint(
             got = f"none of step {best}" if best is not None else "a run without validation"
             raise FileNotFoundError(_checks.expected("which", "the best row's checkpoint", got))
         state = storage.read(paths[0])
-    load_state("model", model, state["parts"]["model"])
+    load_states({"model": model}, state["parts"])
     return History(**state["history"])
 
 
-def load_state(argument: str, part: Any, state: dict[str, Any]) -> None:
-    """Give a module or an optimiser its state, or say that it is another's."""
-    try:
-        part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        what = "the parts that the checkpoint was written of"
-        raise ValueError(_checks.expected(argument, what, f"others ({error})")) from error
+def load_states(parts: dict[str, Any], states: dict[str, Any]) -> None:
+    """Give modules, optimisers and the like their states, or say that they are another's.
+
+    Modules and optimisers are looked at first, so that none has changed where one does not fit.
+    """
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            mine, others = _shapes(part.state_dict()), _shapes(states[name])
+        elif isinstance(part, Optimizer):
+            mine, others = _groups(part.state_dict()), _groups(states[name])
+        else:
+            continue
+        if mine != others:
+            lacks = [f"{key}: {mine[key]}" for key in mine if mine[key] != others.get(key)]
+            brings = [f"{key}: {others[key]}" for key in others if mine.get(key) != others[key]]
+            what = f"the parts that the checkpoint was written of, with {', '.join(brings)}"
+            raise ValueError(_checks.expected(name, what, ", ".join(lacks) or "none of that"))
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+        if isinstance(part, Optimizer):
+            _lay_out(part)
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+
+
+def _groups(state: dict[str, Any]) -> dict[str, Any]:
+    groups = state["param_groups"]
+    return {f"parameters of group {i}": len(group["params"]) for i, group in enumerate(groups)}
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Give what an optimiser remembers the memory layout of its parameters, as it had it."""
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                like = torch.empty_like(parameter, dtype=value.dtype, device=value.device)
+                held[name] = like.copy_(value)
 
 
 class Position(NamedTuple):
@@ -171,11 +207,15 @@ class Writer:
             if before != value:
                 what = f"{before!r}, as in the checkpoint that the run goes on from"
                 raise ValueError(_checks.expected(name, what, repr(value)))
+        versions = self.rows.history.versions
+        if state["history"]["versions"] != versions:
+            before = state["history"]["versions"]
+            what = f"resume: the run began with {before}, and goes on with {versions}."
+            warnings.warn(f"{what} It may not end as it would have.", stacklevel=3)
         if list(state["parts"]) != list(self.parts):
             what = f"the parts {list(state['parts'])}, as in the checkpoint"
             raise ValueError(_checks.expected("resume", what, list(self.parts)))
-        for name, part in self.parts.items():
-            load_state(name, part, state["parts"][name])
+        load_states(self.parts, state["parts"])
         self.rows.load_state_dict(state["rows"], state["history"])
         self._at, self._began, self._now = Position(*state["at"]), state["began"], state["now"]
         if not self._at.batches:
@@ -245,7 +285,8 @@ def random_states(device: torch.device) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if device.type != "cpu":
-        states["device"] = _module(device).get_rng_state()
+        with _on(device) as module:
+            states["device"] = module.get_rng_state()
     return states
 
 
@@ -255,7 +296,8 @@ def set_random_states(device: torch.device, states: dict[str, Any]) -> None:
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if device.type != "cpu" and "device" in states:
-        _module(device).set_rng_state(states["device"])
+        with _on(device) as module:
+            module.set_rng_state(states["device"])
 
 
 def _generators(loader: Any) -> list[Generator]:
@@ -269,8 +311,12 @@ def _generators(loader: Any) -> list[Generator]:
     return list({id(each): each for each in found if isinstance(each, Generator)}.values())
 
 
-def _module(device: torch.device) -> Any:
-    return torch.get_device_module(device)
+@contextmanager
+def _on(device: torch.device) -> Iterator[Any]:
+    """Make a device the current one of its kind, and yield torch's module of the kind."""
+    module = torch.get_device_module(device)
+    with module.device(device) if hasattr(module, "device") else nullcontext():
+        yield module
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The training loop, on accelerate."""
 
 import math
+import re
 import signal
 import threading
 import time
@@ -122,7 +123,9 @@ def fit(
             if it has none at all. A damaged one is laid aside with a warning. Data that come as
             batches are gone through again up to where the run was, so they must come in the same
             order: by torch's, numpy's or Python's global generators, or by a ``DataLoader``'s own.
-            Workers that live on between epochs keep random states that no checkpoint knows.
+            Callbacks and a corruption that have a ``state_dict`` are written down too. Not written
+            are what others of them keep, flags (``requires_grad``) that a callback sets, and the
+            random states of workers that live on between epochs.
 
     Returns:
         The history, in nats.
@@ -223,13 +226,32 @@ def fit(
     parts |= {} if scheduler is None else {"scheduler": scheduler}
     parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
     size = datasets.size(data)
-    settings = {"batch_size": batch_size, "data": size, "samples": samples, "seed": seed}
+    for index, given in enumerate([corruption, *callbacks]):
+        if hasattr(given, "state_dict") and not isinstance(given, type):
+            parts[f"callback {index}" if index else "corruption"] = given
+    settings = {
+        "batch_size": batch_size,
+        "data": None if size is None else f"{size} elements",
+        "samples": samples,
+        "seed": seed,
+        "objective": re.sub(" at 0x[0-9a-f]+", "", repr(objective)),
+        "validation": validation is not None,
+        "validate_every": validate_every,
+        "clip_grad_norm": clip_grad_norm,
+        "learning_rate": learning_rate,
+        "optimizer": type(optimizer).__name__,
+        "scheduler": None if scheduler is None else type(scheduler).__name__,
+    }
     writer = Writer(checkpoints, device, parts, rows, settings, [loader, validation])
     step, epoch, _ = writer.start(resume)
     checked = step > 0  # by the run that this one goes on with
     forward = _forward(model, objective, how, support, bool(inner.terms), compile, checked)
     total_steps = steps if steps is not None else _total_steps(loader, epochs)
-    done = step == steps or epoch == epochs or history.stopped == "early"
+
+    def ends() -> bool:
+        return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
+
+    done = ends() or history.stopped == "early"
 
     model.train()
     try:
@@ -273,11 +295,13 @@ def fit(
                     rows.add(names, numbers, len(x))
                     step += 1
                     bar.update(names, numbers)
-                    done, ended = step == steps, False
+                    done, ended = steps is not None and step >= steps, False
                     if validate_every is not None and step % validate_every == 0:
                         done = rows.close(step, epoch, _part(batch_index, loader)) or done
                         ended = True
                     if interrupted():
+                        # As the run now is, for the row that is closed would not have been.
+                        writer.write(Position(step, epoch - 1, batch_index + 1))
                         history.stopped, done = "interrupted", True
                     if done:
                         break
@@ -288,10 +312,11 @@ def fit(
                     break
                 at = Position(step, epoch - 1, batch_index + 1) if done else Position(step, epoch)
                 part = _part(batch_index, loader) if done else 1.0
-                done = done or epoch == epochs
+                done = done or ends()
                 if done or validate_every is None:
                     done = rows.close(step, epoch, part) or done
-                    writer.write(at)
+                    if history.stopped != "interrupted":
+                        writer.write(at)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
