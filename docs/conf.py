@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"Tensor"),  # as jaxtyping shows it: Float[Tensor, 'batch dim']
     (r"py:class", r"Axes"),  # matplotlib's, which is imported for type checkers alone
     (r"py:class", r"optional"),
-    (r"py:class", r"vaekit\.vae\._V"),  # any subclass of the VAE's
+    (r"py:class", r"vaekit\.pretrained\._P"),  # any class derived from it
     # Distributions that likelihoods return, which their own room does not show.
     (r"py:class", r"vaekit\.distributions\.\w+\.\w+"),
 ]

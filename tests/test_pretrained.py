@@ -14,7 +14,6 @@ import vaekit as vk
 from vaekit import pretrained, storage
 from vaekit.architecture import UndescribedError, build, describe
 from vaekit.training import DamagedFileError
-from vaekit.vae import _rooms
 
 #: What does not tell what it was made with: zuko's flows keep no arguments.
 UNTOLD = {"flow_prior_vae", "FlowPrior"}
@@ -120,7 +119,7 @@ def test_every_part_tells_what_it_was_made_with(name: str, make) -> None:
             describe(part, tensors)
         return
     described = json.loads(json.dumps(describe(part, tensors)))
-    other = build(described, tensors, pretrained._finder({}, _rooms()), 1_000_000)
+    other = build(described, tensors, pretrained._finder([], vk.VAE._rooms), 1_000_000)
     assert repr(part) == repr(other)
     shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (part, other)]
     assert shapes[0] == shapes[1]

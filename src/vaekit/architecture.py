@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from vaekit import _checks
 
-__all__ = ["UndescribedError", "build", "class_name", "describe"]
+__all__ = ["UndescribedError", "build", "describe", "torch_class"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _RECURRENT = (
@@ -59,7 +59,7 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
         if isinstance(given, nn.Module | Distribution):
             if id(given) in seen:
                 return {"again": seen[id(given)][0]}
-            described: dict[str, Any] = {"class": class_name(type(given))}
+            described: dict[str, Any] = {"class": _class_name(type(given))}
             if isinstance(given, nn.Module) and type(given) in _CONTAINERS:
                 described["children"] = values(place, given._modules)
             else:
@@ -67,7 +67,7 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
             seen[id(given)] = len(seen), given
             return described
         if isinstance(given, type):
-            return {"type": class_name(given)}
+            return {"type": _class_name(given)}
         if isinstance(given, Mapping):
             return {"named": values(place, given)}
         if isinstance(given, Sequence):
@@ -130,15 +130,6 @@ def build(
         return value(description)
 
 
-def class_name(kind: type) -> str:
-    """Name a class: torch's and vaekit's by their public place, any other by its own name."""
-    for place in _TORCH:
-        if getattr(getattr(torch, place[6:]), kind.__name__, None) is kind:
-            return f"{place}.{kind.__name__}"
-    package, _, rest = kind.__module__.partition(".")
-    return f"vaekit.{rest.split('.')[0]}.{kind.__name__}" if package == "vaekit" else kind.__name__
-
-
 def torch_class(name: str) -> type | None:
     """Return a module or a distribution of torch's by its public name, None for any other name."""
     place, _, own = name.rpartition(".")
@@ -146,6 +137,15 @@ def torch_class(name: str) -> type | None:
     if not isinstance(kind, type) or (own.startswith(_BUILDERS) and kind not in _CONTAINERS):
         return None
     return kind if issubclass(kind, _TORCH[place]) else None
+
+
+def _class_name(kind: type) -> str:
+    """Name a class: torch's and vaekit's by their public place, any other by its own name."""
+    for place in _TORCH:
+        if getattr(getattr(torch, place[6:]), kind.__name__, None) is kind:
+            return f"{place}.{kind.__name__}"
+    package, _, rest = kind.__module__.partition(".")
+    return f"vaekit.{rest.split('.')[0]}.{kind.__name__}" if package == "vaekit" else kind.__name__
 
 
 def _arguments(place: str, part: Any) -> Mapping[str, Any]:
@@ -167,8 +167,8 @@ def _arguments(place: str, part: Any) -> Mapping[str, Any]:
         kept = "base_dist" if name == "base_distribution" else name  # torch's own exception
         if isinstance(part, Distribution) and parameter.default is None and name not in vars(part):
             continue  # another parameterisation, computed from the one that was given
-        every = isinstance(part, nn.Module) and name in _OF_MODULES  # as ``training`` is of each
-        if every or not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
+        common = isinstance(part, nn.Module) and name in _OF_MODULES  # as ``training`` is
+        if common or not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
             what = f"an attribute {name!r}, as {type(part).__name__} takes, or a method init_args"
             raise UndescribedError(_checks.expected(place, what, "neither"))
         found[name] = getattr(part, kept)

@@ -3,12 +3,13 @@
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from vaekit._version import __version__
 from vaekit.architecture import UndescribedError, build, describe, torch_class
 from vaekit.storage import DamagedFileError
 
-__all__ = ["load", "push", "save"]
+__all__ = ["Pretrained"]
 
-Rooms: TypeAlias = Sequence[ModuleType]  # of vaekit, whose public classes may be built
+_P = TypeVar("_P", bound="Pretrained")
 
 _FORMAT = 1  # raised where what older versions wrote is no longer read as they meant it
 _CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
@@ -53,23 +54,123 @@ model = vk.VAE.from_pretrained("{source}"{needs})
 """
 
 
-def save(
-    model: nn.Module, folder: Path, rooms: Rooms, text: str = "", source: str = ""
-) -> str | None:
-    """Write a model to a folder; return why it cannot be built from there, if it cannot.
+class Pretrained(nn.Module):
+    """A model that can be written to a folder and to the Hugging Face Hub, and read from there."""
 
-    Raises:
-        OSError: If a file cannot be written. Each is there whole or not at all, and weights beside
-            the description of others are refused when they are loaded.
-        UndescribedError: If the state of a part is no tensor.
-    """
+    _rooms: ClassVar[Sequence[str]] = ()  # of vaekit, whose public classes a file may name
+
+    def save_pretrained(self, folder: str | PathLike[str], *, text: str = "") -> None:
+        """Write the model to a folder: weights, what it is built of, and a card.
+
+        The weights are a safetensors file, the rest is JSON and a ``README.md``: nothing is
+        pickled. A part is described by its class and what it was made with, read off its
+        attributes of the same names, or told by its method ``init_args``. Where one does not tell,
+        or the model cannot be built again so, there is a warning, and `from_pretrained` needs a
+        model of the same parts.
+
+        Args:
+            folder: Where to; it is made. What it holds of a model is written over.
+            text: What the card says of the model.
+
+        Raises:
+            OSError: If a file cannot be written; each is there whole or not at all.
+            TypeError: If the state of a part is no tensor.
+
+        Example:
+            >>> import tempfile
+            >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder, text="Handwritten digits.")
+            ...     same = vk.VAE.from_pretrained(folder)
+            >>> torch.equal(same.decode(torch.zeros(1, 2)), model.decode(torch.zeros(1, 2)))
+            True
+        """
+        _warn_of(_save(self, Path(folder), text))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_P],
+        source: str | PathLike[str],
+        *,
+        model: _P | None = None,
+        classes: Iterable[type] = (),
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+    ) -> _P:
+        """Read a model from a folder or from the Hugging Face Hub, in evaluation mode.
+
+        Nothing that a file names is run but the constructors of torch's layers and distributions
+        and of vaekit's parts, within the memory that the weights take; those of the caller's own
+        classes where the caller names them.
+
+        Args:
+            source: A folder that `save_pretrained` wrote, or a repository on the Hub,
+                ``"owner/name"``.
+            model: One of the same parts, to be given the weights, where it should not be built, or
+                cannot.
+            classes: The classes of one's own that it may be built of: ``[MyEncoder]``.
+            revision: The repository's branch, tag or commit.
+            device: Where to put it.
+
+        Raises:
+            DamagedFileError: If a file is not as it was written, or no model can be built from it.
+            FileNotFoundError: If there is no such folder, or a file is missing.
+            TypeError: If it is a model of another class.
+            ValueError: If the weights do not fit the model or hold NaN, a class is not among
+                ``classes``, or a model is needed and there is none.
+        """
+        folder = _folder(source, revision)
+        config = _config(folder / _CONFIG)
+        state = _tensors(folder / _WEIGHTS, config)
+        found: Any = model
+        if model is None:
+            found = _built(folder, config, state, _finder((cls, *classes), cls._rooms))
+        if not isinstance(found, cls):
+            raise TypeError(_checks.expected("source", f"a {cls.__name__}", type(found).__name__))
+        _give(found, state)
+        return found.eval().to(device)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        text: str = "",
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Add a model",
+    ) -> str:
+        """Put the model on the Hugging Face Hub, as `save_pretrained` writes it.
+
+        Args:
+            repo_id: The repository, ``"owner/name"``; it is made where there is none.
+            text: What the card says of the model.
+            private: Whether a new repository is private.
+            token: Of the account; that of ``hf auth login`` if None.
+            message: Of the commit.
+
+        Returns:
+            The repository's address.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            why = _save(self, Path(folder), text, repo_id)
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(folder_path=folder, repo_id=url.repo_id, commit_message=message)
+        _warn_of(why)
+        return str(url)
+
+
+def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str | None:
+    """Write a model to a folder; return why it cannot be built from there, if it cannot."""
     versions = {"vaekit": __version__, "torch": str(torch.__version__)}
     state, arguments = _state(model), dict[str, Tensor]()
     custom = {type(part).__name__: type(part) for part in model.modules() if _is_custom(part)}
     described, why = None, None
     try:
         described = describe(model, arguments)
-        _verify(model, described, arguments, custom, rooms)
+        _verify(model, described, arguments, custom)
     except Exception as error:  # whatever a constructor that is called again may raise
         described, why, arguments = None, str(error), {}
     needs = f", classes=[{', '.join(sorted(custom))}]" if custom else ""
@@ -104,61 +205,6 @@ def save(
     return why
 
 
-def load(
-    source: str | PathLike[str],
-    rooms: Rooms,
-    *,
-    model: nn.Module | None = None,
-    classes: Iterable[type] = (),
-    revision: str | None = None,
-) -> nn.Module:
-    """Read a model from a folder or from the Hub.
-
-    Args:
-        source: A folder that `save` wrote, or a repository on the Hub, ``"owner/name"``.
-        rooms: vaekit's modules whose public classes it may be built of.
-        model: One of the same parts, to be given the weights; built of its description if None.
-        classes: The classes of the caller's own that it may be built of.
-        revision: The repository's branch, tag or commit.
-
-    Raises:
-        DamagedFileError: If a file is not as it was written, or no model can be built from it.
-        FileNotFoundError: If there is no such folder, or a file is missing.
-        ValueError: If the weights do not fit the model or hold NaN, a class is not among the
-            caller's, or the model does not tell what it is made of.
-    """
-    folder = _folder(source, revision)
-    config = _config(folder / _CONFIG)
-    state = _tensors(folder / _WEIGHTS, config)
-    if model is None:
-        model = _built(folder, config, state, classes, rooms)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name not in config.get("frozen", ()))
-    _give(model, state)
-    return model.eval()
-
-
-def push(
-    model: nn.Module,
-    repo_id: str,
-    rooms: Rooms,
-    *,
-    text: str,
-    private: bool,
-    token: str | None,
-    message: str,
-) -> tuple[str, str | None]:
-    """Put a model on the Hub; return its address, and why it cannot be built from there."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        why = save(model, Path(folder), rooms, text, repo_id)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=url.repo_id, commit_message=message)
-    return str(url), why
-
-
 def _state(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     for name, value in state.items():
@@ -191,21 +237,18 @@ def _give(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _verify(
-    model: nn.Module,
-    described: Any,
-    arguments: Mapping[str, Tensor],
-    custom: Mapping[str, type],
-    rooms: Rooms,
+    model: Pretrained, described: Any, arguments: Mapping[str, Tensor], custom: Mapping[str, type]
 ) -> None:
     """Say so where what is built of a description is another model."""
-    for name, part in model.named_modules():
+    for place, part in model.named_modules(prefix="model"):
         if part._forward_hooks or part._forward_pre_hooks:
-            raise UndescribedError(_checks.expected(name, "a module without hooks", part))
+            raise UndescribedError(_checks.expected(place, "a module without hooks", part))
         if _is_custom(part) and custom[type(part).__name__] is not type(part):
             what = "one class of each name"
-            raise UndescribedError(_checks.expected(name, what, f"two, {type(part).__name__}"))
+            raise UndescribedError(_checks.expected(place, what, f"two, {type(part).__name__}"))
     state = _state(model)
-    rebuilt = build(described, arguments, _finder(custom, rooms), _room(state, arguments))
+    find = _finder(custom.values(), model._rooms)
+    rebuilt = build(described, arguments, find, _room(state, arguments))
     _give(rebuilt, state)
     found: dict[str, Tensor] = {}
     again = describe(rebuilt, found)
@@ -222,15 +265,12 @@ def _verify(
 def _cast(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model the dtypes of its weights, as ``load_state_dict`` does not."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    floats = {state[name].dtype for name in own.keys() & state.keys() if _is_float(state[name])}
+    dtypes = {state[name].dtype for name in own.keys() & state.keys()}
+    floats = {dtype for dtype in dtypes if dtype.is_floating_point}
     if len(floats) == 1:
         model.to(floats.pop())
     for name in own.keys() & state.keys():
         own[name].data = own[name].data.to(state[name].dtype)
-
-
-def _is_float(value: Tensor) -> bool:
-    return value.is_floating_point()
 
 
 def _is_custom(part: nn.Module) -> bool:
@@ -238,17 +278,21 @@ def _is_custom(part: nn.Module) -> bool:
     return not name.startswith("vaekit.") and not name.startswith("torch.")
 
 
-def _finder(classes: Mapping[str, type], rooms: Rooms) -> Callable[[str], type]:
+def _finder(classes: Iterable[type], rooms: Sequence[str]) -> Callable[[str], type]:
     """Make what returns the class of a name: torch's, vaekit's public ones, or the caller's."""
+    own = {kind.__name__: kind for kind in classes}
+    modules = [import_module(f"vaekit.{room}") for room in rooms]
     public = {
-        f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__
+        f"{module.__name__}.{name}": getattr(module, name)
+        for module in modules
+        for name in module.__all__
     }
 
     def find(name: str) -> type:
-        kind = torch_class(name) or public.get(name) or classes.get(name)
+        kind = torch_class(name) or public.get(name) or own.get(name)
         if not isinstance(kind, type):
             what, hint = f"{name!r} among them", "Nothing else is run that a file names."
-            raise _UnknownClassError(_checks.expected("classes", what, list(classes), hint))
+            raise _UnknownClassError(_checks.expected("classes", what, list(own), hint))
         return kind
 
     return find
@@ -263,12 +307,9 @@ def _room(*held: Mapping[str, Tensor]) -> int:
 
 
 def _built(
-    folder: Path,
-    config: dict[str, Any],
-    state: Mapping[str, Tensor],
-    classes: Iterable[type],
-    rooms: Rooms,
-) -> nn.Module:
+    folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], find: Callable[[str], type]
+) -> Any:
+    """Build the model that a folder describes, without its weights."""
     if config.get("model") is None:
         hint = "It was saved without its parts, since they do not tell what they were made with: "
         what, why = "one of the same parts, to be given the weights", config.get("not_described")
@@ -276,9 +317,8 @@ def _built(
     arguments = _tensors(folder / _ARGUMENTS, config)
     for name, value in arguments.items():
         _checks.no_nan(f"{_ARGUMENTS}: {name}", value)
-    find = _finder({kind.__name__: kind for kind in classes}, rooms)
     try:
-        model = build(config["model"], arguments, find, _room(state, arguments))
+        model: Any = build(config["model"], arguments, find, _room(state, arguments))
     except _UnknownClassError:
         raise
     except Exception as error:  # whatever constructors raise that are given what a file says
@@ -286,6 +326,8 @@ def _built(
         raise DamagedFileError(folder / _CONFIG, what) from error
     if not isinstance(model, nn.Module):
         raise DamagedFileError(folder / _CONFIG, "it describes no model")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in config["frozen"])
     return model
 
 
@@ -319,7 +361,7 @@ def _config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(path, f"it is no JSON ({error})") from error
     known = isinstance(config, dict) and isinstance(config.get("format"), int)
-    if not known or not isinstance(config.get("sums"), dict):
+    if not known or [type(config.get(name)) for name in ("sums", "frozen")] != [dict, list]:
         raise DamagedFileError(path, "it does not describe a model of vaekit")
     if config["format"] > _FORMAT:
         versions = config.get("versions")
@@ -333,3 +375,10 @@ def _tensors(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     if storage.sum_of(path) != config["sums"].get(path.name):
         raise DamagedFileError(path, f"its bytes do not add up to the sum in {_CONFIG}")
     return storage.read_tensors(path)[0]
+
+
+def _warn_of(why: str | None) -> None:
+    """Warn that a model was saved which cannot be built from its description."""
+    if why is not None:
+        hint = "Its weights are saved; from_pretrained needs model=, one of the same parts."
+        warnings.warn(f"{why} {hint}", stacklevel=3)

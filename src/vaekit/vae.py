@@ -1,42 +1,26 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from vaekit import (
-    _checks,
-    datasets,
-    distributions,
-    hierarchy,
-    latents,
-    likelihoods,
-    networks,
-    pretrained,
-    priors,
-)
+from vaekit import _checks, datasets
 from vaekit.datasets.batches import alike
 from vaekit.distributions import StandardGaussian, detached
 from vaekit.distributions.chains import tempered
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
 from vaekit.networks import Context, as_context
+from vaekit.pretrained import Pretrained
 from vaekit.priors import Fixed, StandardNormal
 
 __all__ = ["VAE", "Decoder", "Encoder", "VAEOutput"]
-
-_V = TypeVar("_V", bound="VAE")
 
 
 class Encoder(nn.Module):
@@ -196,7 +180,7 @@ class VAEOutput:
         return self.likelihood.mean
 
 
-class VAE(nn.Module):
+class VAE(Pretrained):
     r"""A variational autoencoder: an encoder, a decoder and a prior. It knows no loss.
 
     .. math:: q(z \mid x), \qquad p(x \mid z), \qquad p(z)
@@ -238,6 +222,8 @@ class VAE(nn.Module):
         torch.Size([16])
     """
 
+    _rooms = ("distributions", "networks", "latents", "likelihoods", "priors", "hierarchy", "vae")
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -266,99 +252,6 @@ class VAE(nn.Module):
             ("prior", getattr(self.prior, "dim", None)),
         ):
             _checks.require(got in (None, self.latent_dim), argument, what, got)
-
-    def save_pretrained(self, folder: str | PathLike[str], *, text: str = "") -> None:
-        """Write the model to a folder: weights, what it is built of, and a card.
-
-        The weights are a safetensors file, the rest is JSON and a ``README.md``: nothing is
-        pickled. A part is described by its class and what it was made with, read off its
-        attributes of the same names, or told by its method ``init_args``. Where one does not tell,
-        or the model cannot be built again so, there is a warning, and `from_pretrained` needs a
-        model of the same parts.
-
-        Args:
-            folder: Where to; it is made. What it holds of a model is written over.
-            text: What the card says of the model.
-
-        Raises:
-            OSError: If a file cannot be written; each is there whole or not at all.
-            TypeError: If the state of a part is no tensor.
-
-        Example:
-            >>> import tempfile
-            >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2)
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     model.save_pretrained(folder, text="Handwritten digits.")
-            ...     same = VAE.from_pretrained(folder)
-            >>> torch.equal(same.decode(torch.zeros(1, 2)), model.decode(torch.zeros(1, 2)))
-            True
-        """
-        _warn_of(pretrained.save(self, Path(folder), _rooms(), text))
-
-    @classmethod
-    def from_pretrained(
-        cls: type[_V],
-        source: str | PathLike[str],
-        *,
-        model: "VAE | None" = None,
-        classes: Iterable[type] = (),
-        revision: str | None = None,
-        device: torch.device | str | None = None,
-    ) -> _V:
-        """Read a model from a folder or from the Hugging Face Hub, in evaluation mode.
-
-        Nothing that a file names is run but the constructors of torch's layers and distributions
-        and of vaekit's parts, within the memory that the weights take; those of the caller's own
-        classes where the caller names them.
-
-        Args:
-            source: A folder that `save_pretrained` wrote, or a repository on the Hub,
-                ``"owner/name"``.
-            model: One of the same parts, to be given the weights, where it should not be built, or
-                cannot.
-            classes: The classes of one's own that it may be built of: ``[MyEncoder]``.
-            revision: The repository's branch, tag or commit.
-            device: Where to put it.
-
-        Raises:
-            DamagedFileError: If a file is not as it was written, or no model can be built from it.
-            FileNotFoundError: If there is no such folder, or a file is missing.
-            TypeError: If it is a model of another class.
-            ValueError: If the weights do not fit the model or hold NaN, a class is not among
-                ``classes``, or a model is needed and there is none.
-        """
-        named = (cls, *classes)
-        found = pretrained.load(source, _rooms(), model=model, classes=named, revision=revision)
-        if not isinstance(found, cls):
-            raise TypeError(_checks.expected("source", f"a {cls.__name__}", type(found).__name__))
-        return found.to(device)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        text: str = "",
-        private: bool = False,
-        token: str | None = None,
-        message: str = "Add a model",
-    ) -> str:
-        """Put the model on the Hugging Face Hub, as `save_pretrained` writes it.
-
-        Args:
-            repo_id: The repository, ``"owner/name"``; it is made where there is none.
-            text: What the card says of the model.
-            private: Whether a new repository is private.
-            token: Of the account; that of ``hf auth login`` if None.
-            message: Of the commit.
-
-        Returns:
-            The repository's address.
-        """
-        address, why = pretrained.push(
-            self, repo_id, _rooms(), text=text, private=private, token=token, message=message
-        )
-        _warn_of(why)
-        return address
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a part, and keep a prior that refers to the encoder (a VampPrior) to the model's."""
@@ -643,19 +536,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _rooms() -> list[ModuleType]:
-    """List the modules whose classes a file may name."""
-    below = [distributions, networks, latents, likelihoods, priors, hierarchy]
-    return [*below, sys.modules[__name__]]
-
-
-def _warn_of(why: str | None) -> None:
-    """Warn that a model was saved which cannot be built from its description."""
-    if why is not None:
-        hint = "Its weights are saved; from_pretrained needs model=, one of the same parts."
-        warnings.warn(f"{why} {hint}", stacklevel=3)
 
 
 def _default_prior(latent: Any) -> nn.Module:
