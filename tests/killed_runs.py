@@ -23,7 +23,7 @@ STEPS = 40
 class Kill(vk.objectives.Term):
     """Ends the process within a step's forward pass."""
 
-    def __init__(self, step: int | None) -> None:
+    def __init__(self, step: int | None = None) -> None:
         super().__init__()
         self.step = step
 
@@ -32,8 +32,11 @@ class Kill(vk.objectives.Term):
 
     def forward(self, out, x):
         if self.training and self.now == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.end()
         return out.z.new_zeros(())
+
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(folder: str | None, kill: Kill, resume: bool = False) -> vk.training.History:
@@ -112,13 +115,13 @@ def killed_while_writing(folder: str, count: int, before: bool) -> str:
             commit(temporary, path)
 
     storage.commit = killing
-    return run(folder, Kill(None)).digest
+    return run(folder, Kill()).digest
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder, *points = sys.argv[1:]
-    ends = {"alone": in_a_process(lambda: run(None, Kill(None)).digest)}
+    ends = {"alone": in_a_process(lambda: run(None, Kill()).digest)}
     for point in points:
         where, kind = f"{folder}/{point}", point.rstrip("0123456789")
         number = int(point.removeprefix(kind))
@@ -127,7 +130,7 @@ def main() -> None:
         else:
             before = kind == "before"
             killed = in_a_process(lambda w=where, n=number, b=before: killed_while_writing(w, n, b))
-        ended = in_a_process(lambda w=where: run(w, Kill(None), resume=True).digest)
+        ended = in_a_process(lambda w=where: run(w, Kill(), resume=True).digest)
         ends[point] = [killed, ended]
     print(json.dumps(ends))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed_runs import Kill
 from models import elbo, tiny
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -22,26 +23,16 @@ from vaekit.training import Checkpoints, DamagedFileError, History, fit, load_ch
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 
 
-class Stop(vk.objectives.Term):
+class Stop(Kill):
     """Fails in the middle of a step, as a process that is killed there would end."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.at = step
-
-    def set_step(self, step: int) -> None:
-        self.now = step
-
-    def forward(self, out, x):
-        if self.training and self.now == self.at:
-            raise RuntimeError("the power went")
-        return out.z.new_zeros(())
-
-    def __repr__(self) -> str:
-        return "Stop()"  # the same run, wherever it fails
+    def end(self) -> None:
+        raise RuntimeError("the power went")
 
 
-def run(folder, stop: int = -1, *, model=None, data=None, **options) -> tuple[vk.VAE, History]:
+def run(
+    folder, stop: int | None = None, *, model=None, data=None, **options
+) -> tuple[vk.VAE, History]:
     """Train with what may be a fresh copy of everything, up to a step within which it fails."""
     model = tiny() if model is None else model
     made = DATA if data is None else data() if callable(data) else data
@@ -49,7 +40,7 @@ def run(folder, stop: int = -1, *, model=None, data=None, **options) -> tuple[vk
     if folder is not None and not isinstance(folder, Checkpoints):
         folder = Checkpoints(folder, every=2)
     objective = elbo() + Stop(stop)
-    if stop < 0:
+    if stop is None:
         return model, fit(model, objective, made, checkpoint=folder, **options)
     with pytest.raises(RuntimeError, match="the power went") as caught:
         fit(model, objective, made, checkpoint=folder, **options)
@@ -106,6 +97,7 @@ class Noisy(Dataset):
         return 60
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        # numpy's global generator is one that people draw from, and so is to be written down.
         return DATA[index] * (torch.rand(()) < 0.9) * float(np.random.rand() < 0.9)  # noqa: NPY002
 
 
@@ -297,10 +289,10 @@ class TestGoingOn:
                     signal.raise_signal(signal.SIGINT)
 
             def __repr__(self) -> str:
-                return "Stop()"
+                return repr(Stop())  # the same run, but that somebody sits before it
 
         model, options = tiny(), {"steps": 14, "batch_size": 32, "seed": 0, "progress": False}
-        objective = elbo() + Press(-1)
+        objective = elbo() + Press()
         history = fit(model, objective, DATA, checkpoint=tmp_path, **watched, **options)
         assert history.stopped == "interrupted"
         assert history.step == [3, 6, 8]
@@ -451,8 +443,8 @@ class TestRefusals:
     def test_another_run(self, tmp_path: Path, name: str, options, refuses) -> None:
         run(tmp_path, 5)
         model = tiny()
-        call = lambda: run(tmp_path, model=model, resume=True, **options)  # noqa: E731
-        refuses(ValueError, call, f"{name}: expected", "as in the checkpoint")
+        words = f"{name}: expected", "as in the checkpoint"
+        refuses(ValueError, lambda: run(tmp_path, model=model, resume=True, **options), *words)
         assert alike(model, tiny())
 
     def test_another_model_or_optimizer(self, tmp_path: Path, refuses) -> None:
@@ -468,8 +460,9 @@ class TestRefusals:
         run(tmp_path, 5)
         model, options = tiny(), {"steps": 14, "batch_size": 32, "seed": 0, "progress": False}
         objective = vk.Reconstruction() + 100 * vk.KL() + Stop(5)
-        call = lambda: fit(model, objective, DATA, checkpoint=tmp_path, resume=True, **options)  # noqa: E731
-        refuses(ValueError, call, "objective: expected", "100 * KL()")
+        options |= {"checkpoint": tmp_path, "resume": True}
+        words = "objective: expected", "100 * KL()"
+        refuses(ValueError, lambda: fit(model, objective, DATA, **options), *words)
         assert alike(model, tiny())
 
     def test_other_versions_are_warned_of(self, tmp_path: Path, monkeypatch) -> None:
@@ -489,8 +482,11 @@ class TestRefusals:
             def state_dict(self):
                 return super().state_dict() | {"odd": object()}
 
-        call = lambda: run(tmp_path, scheduler=lambda optimizer: Odd(optimizer, 3))  # noqa: E731
-        refuses(TypeError, call, "['scheduler']['odd']", "expected tensors")
+        def make(optimizer: torch.optim.Optimizer) -> Odd:
+            return Odd(optimizer, 3)
+
+        words = "['scheduler']['odd']", "expected tensors"
+        refuses(TypeError, lambda: run(tmp_path, scheduler=make), *words)
 
     def test_loading_what_is_not_there(self, tmp_path: Path, refuses) -> None:
         refuses(FileNotFoundError, lambda: load_checkpoint(tiny(), tmp_path), "checkpoints in it")
@@ -509,7 +505,11 @@ class TestSeeds:
         def seen(model: vk.VAE, **options) -> list[torch.Tensor]:
             batches: list[torch.Tensor] = []
             noisy = vk.datasets.from_tensors(DATA * 0.5, binarize="dynamic")
-            corruption = lambda x: batches.append(x.clone()) or x  # noqa: E731
+
+            def corruption(x: torch.Tensor) -> torch.Tensor:
+                batches.append(x.clone())
+                return x
+
             run(None, model=model, data=noisy, corruption=corruption, **options)
             return batches
 

@@ -1,7 +1,7 @@
 """The command line: ``python -m vaekit train``, ``evaluate``, ``sample`` and ``report``.
 
 A run is a folder: ``config.json`` (what was asked for), ``checkpoints``, ``history.json``, pictures
-and ``model``, as `VAE.save_pretrained` writes it.
+and ``model``, as `vaekit.pretrained.Pretrained.save_pretrained` writes it.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, storage
 from vaekit._version import __version__
 from vaekit.training import Checkpoints, History, fit, fork_seed
+from vaekit.training.measures import named_device
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -135,11 +136,12 @@ def _add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     config = _config(args)
+    device = named_device("--device", config["device"])
     train, test = _data(config)
     model, objective = _model(config, train)
     _write_json(args.out / "config.json", config)
     history = fit(
-        model.to(config["device"]),
+        model.to(device),
         objective,
         train,
         epochs=config["epochs"],
@@ -163,7 +165,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    model, _, test, _ = _run(args)
+    model, test = _trained(args), _test_data(args)
     bound = metrics.elbo(model, test, seed=args.seed)
     found: dict[str, Any] = {
         "elbo": bound.elbo.mean,
@@ -180,7 +182,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    model, _, _, _ = _run(args)
+    model = _trained(args)
     out = args.out or args.folder / "samples.npy"
     _checks.one_of("--out: its ending", out.suffix, (".npy", ".png"))
     generator = torch.Generator(args.device).manual_seed(args.seed)
@@ -197,7 +199,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    model, _, test, history = _run(args)
+    model, test = _trained(args), _test_data(args)
+    history = History(**json.loads((args.folder / "history.json").read_text(encoding="utf-8")))
     out = args.out or args.folder / "report.html"
     title = f"Report of {args.folder.name}"
     print(plots.report(model, test, out, history=history, title=title, seed=args.seed))
@@ -215,8 +218,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         return config | (length if any(length.values()) else {})
     if args.data is None:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
-    taken = args.out / "config.json"
-    if taken.exists():
+    if any((args.out / "checkpoints").glob("step-*")):
         what = "a folder without a run, or --resume"
         raise ValueError(_checks.expected("--out", what, args.out))
     given = {name: value for name, value in vars(args).items() if name not in _OF_THE_COMMAND}
@@ -329,15 +331,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _run(
-    args: argparse.Namespace,
-) -> tuple[VAE, datasets.ArrayDataset, datasets.ArrayDataset, History]:
-    """Return the model of a run, its data and its history."""
-    config = _read_config(args.folder)
-    model = VAE.from_pretrained(args.folder / "model", device=args.device)
-    train, test = _data(config)
-    history = History(**json.loads((args.folder / "history.json").read_text(encoding="utf-8")))
-    return model, train, test, history
+def _trained(args: argparse.Namespace) -> VAE:
+    """Return the model of a run."""
+    _read_config(args.folder)  # which says so where it is no run
+    device = named_device("--device", args.device)
+    return VAE.from_pretrained(args.folder / "model", device=device)
+
+
+def _test_data(args: argparse.Namespace) -> datasets.ArrayDataset:
+    """Return the data that a run holds out."""
+    return _data(_read_config(args.folder))[1]
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -364,8 +367,8 @@ def _draw(
         except ImportError as error:
             print(f"no pictures: {error}", file=sys.stderr)
             return
-        except (ValueError, TypeError, NotImplementedError):
-            continue  # pictures of what are no images, divergences of what has none
+        except (ValueError, TypeError, NotImplementedError) as error:  # it does not apply
+            print(f"no {name}.png: {error}", file=sys.stderr)
 
 
 def _write_picture(path: Path, draw: "Callable[[], Axes]") -> None:

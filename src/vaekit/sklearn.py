@@ -6,6 +6,7 @@ Import it by name; it needs scikit-learn: ``from vaekit.sklearn import VAETransf
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,17 @@ from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
 from vaekit.training.checkpoints import random_states, set_random_states
+from vaekit.training.measures import named_device
 from vaekit.vae import VAE, evaluating
 
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
 _ROWS = 1024  # encoded at once
+#: Writes a constructor that does what scikit-learn asks of one: to keep what it is given.
+_parameters = dataclass(eq=False, repr=False)
 
 
+@_parameters
 class VAEEstimator(BaseEstimator):  # type: ignore[misc]
     """What the estimators share: a model of the columns, to fit, to ask and to draw from.
 
@@ -51,38 +56,19 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         verbose: Whether to show a bar.
     """
 
-    model_: VAE
-    mean_: npt.NDArray[Any]
-    scale_: npt.NDArray[Any]
-
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden: Sequence[int] = (64,),
-        likelihood: str = "gaussian",
-        beta: float = 1.0,
-        build: Callable[[int], Any] | None = None,
-        steps: int = 1000,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        samples: int = 32,
-        device: str | None = None,
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        self.latent_dim = latent_dim
-        self.hidden = hidden
-        self.likelihood = likelihood
-        self.beta = beta
-        self.build = build
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.samples = samples
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    latent_dim: int = 2
+    _: KW_ONLY
+    hidden: Sequence[int] = (64,)
+    likelihood: str = "gaussian"
+    beta: float = 1.0
+    build: Callable[[int], Any] | None = None
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    samples: int = 32
+    device: str | None = None
+    random_state: Any = None
+    verbose: bool = False
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Fit the model to data.
@@ -101,12 +87,13 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         _checks.one_of("likelihood", self.likelihood, ("gaussian", "bernoulli"))
         _checks.number("beta", self.beta, low=0)
         _checks.positive_int("samples", self.samples)
+        device = named_device("device", self.device or "cpu")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         mean, scale = self._standard(X)
         rows = _tensor(X, mean, scale)
-        with _seeded(self._device(), fork_seed(seed, "initialisation")):
+        with _seeded(device, fork_seed(seed, "initialisation")):
             model, objective = self._built(X.shape[1])
-            model.to(self._device(), rows.dtype)
+            model.to(device, rows.dtype)
             history = fit(
                 model,
                 objective,
@@ -176,13 +163,6 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         varies = deviation > 10 * np.finfo(X.dtype).eps * np.maximum(1, np.abs(mean))
         return mean, np.where(varies, deviation, 1.0)
 
-    def _device(self) -> torch.device:
-        try:
-            return torch.device(self.device or "cpu")
-        except (RuntimeError, TypeError) as error:
-            what = "the name of a device"
-            raise ValueError(_checks.expected("device", what, repr(self.device))) from error
-
     def _built(self, columns: int) -> recipes.Recipe:
         """Return the model, whose posterior is to be Gaussian, and the objective."""
         if self.build is None:
@@ -230,7 +210,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):  # type: ignore[misc]
-    """Dimensions reduced by a VAE, as a scikit-learn transformer.
+    r"""Dimensions reduced by a VAE, as a scikit-learn transformer.
 
     Columns are standardised for the Gaussian likelihood; what is decoded, drawn and scored is in
     the units of the data. The model computes in the precision of the data.
@@ -242,7 +222,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
             ``"bernoulli"``, for columns of zeros and ones.
         beta: The weight of the KL.
         build: A function from the number of columns to a model with a Gaussian latent and an
-            objective, as `vaekit.recipes` returns them, in place of the four above.
+            objective, as `vaekit.recipes` returns them, in place of ``latent_dim``, ``hidden`` and
+            ``beta``; ``likelihood`` then says no more than whether columns are standardised.
         steps: How many steps of Adam to take.
         batch_size: How many rows a step sees.
         learning_rate: Of Adam.
@@ -252,10 +233,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         verbose: Whether to show a bar.
 
     Attributes:
-        model_: The `VAE`, of the standardised columns.
-        history_: Its `History <training.History>`.
-        mean_: What was taken off each column.
-        scale_: What each column was then divided by.
+        model\_: The `VAE`, of the standardised columns.
+        history\_: Its `History <training.History>`.
+        mean\_: What was taken off each column.
+        scale\_: What each column was then divided by.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -300,8 +281,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         return tags
 
 
+@_parameters
 class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
-    """Rows that the model of the others finds unlikely, as a scikit-learn outlier detector.
+    r"""Rows that the model of the others finds unlikely, as a scikit-learn outlier detector.
 
     Args:
         latent_dim: As for `VAETransformer`, like all that follow but the last.
@@ -320,9 +302,9 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
             most 0.5.
 
     Attributes:
-        model_: The `VAE`, of the standardised columns.
-        history_: Its `History <training.History>`.
-        offset_: The log-density, in nats, under which a row is an outlier.
+        model\_: The `VAE`, of the standardised columns.
+        history\_: Its `History <training.History>`.
+        offset\_: The log-density, in nats, under which a row is an outlier.
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(200, 3))
@@ -331,40 +313,7 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         array([ 1, -1])
     """
 
-    offset_: float
-
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden: Sequence[int] = (64,),
-        likelihood: str = "gaussian",
-        beta: float = 1.0,
-        build: Callable[[int], Any] | None = None,
-        steps: int = 1000,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        samples: int = 32,
-        device: str | None = None,
-        random_state: Any = None,
-        verbose: bool = False,
-        contamination: float = 0.1,
-    ) -> None:
-        super().__init__(
-            latent_dim,
-            hidden=hidden,
-            likelihood=likelihood,
-            beta=beta,
-            build=build,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            samples=samples,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.contamination = contamination
+    contamination: float = 0.1
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Fit the model, and the threshold; see `VAEEstimator.fit`."""

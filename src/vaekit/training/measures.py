@@ -127,6 +127,15 @@ def fork_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:4], "little")
 
 
+def named_device(argument: str, value: Any) -> torch.device:
+    """Return a device that is there, given by its name."""
+    try:
+        return torch.empty(0, device=value).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # as torch says of each kind
+        message = _checks.expected(argument, "a device that is there", repr(value), str(error))
+        raise ValueError(message) from error
+
+
 def set_seeds(device: torch.device, seed: int) -> None:
     """Seed torch's generators of the processor and of one device, and no other's."""
     torch.default_generator.manual_seed(seed)
