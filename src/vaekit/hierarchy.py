@@ -5,10 +5,9 @@ objectives and the metrics need not know of the layers. The decoder reads the lo
 `vaekit.networks.FirstOf`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -20,8 +19,6 @@ from vaekit.distributions.chains import Chain
 
 __all__ = ["BottomUp", "Ladder", "TopDown"]
 
-_Nets: TypeAlias = Sequence[nn.Module] | nn.ModuleList
-
 
 class _Layers(nn.Module):
     """Networks from each layer to the next, whose outputs are the halves of Gaussians.
@@ -29,21 +26,21 @@ class _Layers(nn.Module):
     They are checked, where they tell their sizes, against the layers in drawing order.
     """
 
-    def __init__(self, sizes: Sequence[int], nets: _Nets, *, down: bool) -> None:
+    def __init__(self, sizes: Sequence[int], nets: Iterable[nn.Module], *, down: bool) -> None:
         super().__init__()
         self.sizes = _checks.positive_ints("sizes", sizes)
+        self.nets = nn.ModuleList(nets)
         what = "one network between each two layers, of which there are two at least"
-        got = f"{len(nets)} for {len(self.sizes)} layers"
-        _checks.require(len(self.sizes) == len(nets) + 1 > 1, "nets", what, got)
+        got = f"{len(self.nets)} for {len(self.sizes)} layers"
+        _checks.require(len(self.sizes) == len(self.nets) + 1 > 1, "nets", what, got)
         order = self.sizes[::-1] if down else self.sizes
-        for net, (size_in, size_out) in zip(nets, pairwise(order), strict=True):
+        for net, (size_in, size_out) in zip(self.nets, pairwise(order), strict=True):
             shapes = [getattr(net, name, None) for name in ("in_shape", "out_shape")]
             wanted = (size_in, 2 * size_out)
             if None not in shapes and tuple(shape.numel() for shape in shapes) != wanted:  # type: ignore[union-attr]
                 what = f"a network of {size_in} values to {2 * size_out}"
                 got = f"{shapes[0]} to {shapes[1]}"
                 raise ValueError(_checks.expected("nets", what, got))
-        self.nets = nn.ModuleList(nets)
         self.dim = sum(self.sizes)
 
     def extra_repr(self) -> str:
@@ -79,7 +76,7 @@ class TopDown(_Layers):
 
     _zeros: Tensor
 
-    def __init__(self, sizes: Sequence[int], nets: _Nets) -> None:
+    def __init__(self, sizes: Sequence[int], nets: Iterable[nn.Module]) -> None:
         super().__init__(sizes, nets, down=True)
         self.register_buffer("_zeros", torch.zeros(self.sizes[-1]), persistent=False)
 
@@ -122,7 +119,7 @@ class BottomUp(_Layers):
         equation 2.
     """
 
-    def __init__(self, sizes: Sequence[int], nets: _Nets) -> None:
+    def __init__(self, sizes: Sequence[int], nets: Iterable[nn.Module]) -> None:
         super().__init__(sizes, nets, down=False)
         self.num_params = 2 * self.sizes[0]
 

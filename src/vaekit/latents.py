@@ -319,8 +319,7 @@ class CategoricalLatent(_Relaxed):
     def __init__(
         self, variables: int, classes: int, temperature: float = 0.5, hard: bool = False
     ) -> None:
-        if _checks.positive_int("classes", classes) < 2:
-            raise ValueError(_checks.expected("classes", "at least 2", classes))
+        _checks.positive_int("classes", classes, above=1)
         dim = _checks.positive_int("variables", variables) * classes
         super().__init__(dim, temperature, hard)
         self.variables, self.classes = variables, classes
@@ -407,8 +406,7 @@ class PowerSphericalLatent(Latent):
     """
 
     def __init__(self, dim: int) -> None:
-        if _checks.positive_int("dim", dim) < 2:
-            raise ValueError(_checks.expected("dim", "at least 2, for a sphere", dim))
+        _checks.positive_int("dim", dim, above=1)
         super().__init__(dim, dim + 1)
 
     def forward(self, params: Float[Tensor, "*batch num_params"]) -> PowerSpherical:
@@ -464,8 +462,8 @@ class VectorQuantizedLatent(Latent):
 
     def __init__(self, dim: int, codebook: int | nn.Module, variables: int = 1) -> None:
         dim = _checks.positive_int("dim", dim)
-        if dim % _checks.positive_int("variables", variables):
-            raise ValueError(_checks.expected("variables", f"a divisor of dim={dim}", variables))
+        divides = dim % _checks.positive_int("variables", variables) == 0
+        _checks.require(divides, "variables", f"a divisor of dim={dim}", variables)
         super().__init__(dim, dim)
         self.variables = variables
         self._codes = None if isinstance(codebook, nn.Module) else codebook

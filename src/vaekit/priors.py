@@ -213,10 +213,10 @@ class VampPrior(nn.Module):
         if bounds is not None:
             low, high = bounds
             width = _checks.number("bounds: high - low", high - low, above=0)
-            if raw.min() < low or raw.max() > high:
-                what, got = f"values in [{low:g}, {high:g}]", f"{raw.min():g} to {raw.max():g}"
-                hint = "bounds= says what the data's range is, None that they have none."
-                raise ValueError(_checks.expected("pseudo_inputs", what, got, hint))
+            what, (least, most) = f"values in [{low:g}, {high:g}]", (raw.min(), raw.max())
+            hint = "bounds= says what the data's range is, None that they have none."
+            within = bool(least >= low and most <= high)
+            _checks.require(within, "pseudo_inputs", what, f"{least:g} to {most:g}", hint)
             raw = ((raw - low) / width).clamp(_MARGIN, 1 - _MARGIN).logit()
         if getattr(encoder, "takes_context", False):
             what = "one that takes no context, since the pseudo-inputs come with none"

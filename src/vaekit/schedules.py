@@ -106,8 +106,8 @@ class Cyclical(_Between):
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.positive_int("period", self.period)
-        if _checks.number("ramp", self.ramp, above=0) > 1:
-            raise ValueError(_checks.expected("ramp", "at most 1", self.ramp))
+        ramp = _checks.number("ramp", self.ramp, above=0)
+        _checks.require(ramp <= 1, "ramp", "at most 1", ramp)
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""

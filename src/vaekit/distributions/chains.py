@@ -52,9 +52,8 @@ class Chain(Reparameterized):
         reverse: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        if len(sizes) != len(conditionals) + 1:
-            what = f"one for each of the {len(conditionals) + 1} blocks"
-            raise ValueError(_checks.expected("sizes", what, list(sizes)))
+        what = f"one for each of the {len(conditionals) + 1} blocks"
+        _checks.require(len(sizes) == len(conditionals) + 1, "sizes", what, list(sizes))
         self.first, self.conditionals = first, tuple(conditionals)
         self.sizes, self.reverse = tuple(sizes), reverse
         event = torch.Size((sum(self.sizes),))

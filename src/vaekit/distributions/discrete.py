@@ -264,9 +264,8 @@ def _check_hard(q: RelaxedCategorical | RelaxedBernoulli) -> None:
 
 
 def _kl_categorical_categorical(q: RelaxedCategorical, p: RelaxedCategorical) -> Tensor:
-    if q.logits.shape[-2:] != p.logits.shape[-2:]:
-        what = f"(variables, classes) as the posterior's {tuple(q.logits.shape[-2:])}"
-        raise ValueError(_checks.expected("prior", what, tuple(p.logits.shape[-2:])))
+    one, other = tuple(q.logits.shape[-2:]), tuple(p.logits.shape[-2:])
+    _checks.require(one == other, "prior", f"(variables, classes) as the posterior's {one}", other)
     return (q.logits.softmax(-1) * (q.log_probs - p.log_probs)).sum((-2, -1))
 
 

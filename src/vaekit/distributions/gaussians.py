@@ -255,12 +255,9 @@ class StandardGaussian(DiagonalGaussian):
     """
 
     def __init__(self, zeros: Float[Tensor, "*shape"], event_ndims: int = 1) -> None:
-        self.mu = self.logvar = self._log_variance = zeros
+        self.zeros = self.mu = self.logvar = self._log_variance = zeros
+        self.event_ndims = event_ndims
         Distribution.__init__(self, *divided(zeros.shape, event_ndims), validate_args=False)
-
-    def init_args(self) -> dict[str, Any]:
-        """Return what it was made with."""
-        return {"zeros": self.mu, "event_ndims": len(self.event_shape)}
 
 
 # --- Closed-form divergences, in nats and summed over the event --------------------------------

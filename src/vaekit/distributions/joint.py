@@ -49,16 +49,16 @@ class Joint(Checked):
     ) -> None:
         self.parts = list(parts)
         shapes = [(*part.batch_shape, "|", *part.event_shape) for part in self.parts]
-        alike = {part.batch_shape for part in self.parts}
-        if len(alike) != 1 or any(len(part.event_shape) != 1 for part in self.parts):
-            what = "distributions over one dimension, of one batch shape"
-            raise ValueError(_checks.expected("parts", what, shapes))
+        alike = {(part.batch_shape, len(part.event_shape)) for part in self.parts}
+        what = "distributions over one dimension, of one batch shape"
+        _checks.require([ndim for _, ndim in alike] == [1], "parts", what, shapes)
         self._sizes = [part.event_shape[0] for part in self.parts]
         self.columns = None if columns is None else [list(places) for places in columns]
         self._order = None if self.columns is None else _order(self.columns, self._sizes)
         self.layout = self._sizes if self.columns is None else None  # as of a Chain
         self.has_rsample = all(part.has_rsample for part in self.parts)
-        super().__init__(alike.pop(), torch.Size([sum(self._sizes)]), validate_args=False)
+        event = torch.Size([sum(self._sizes)])
+        super().__init__(self.parts[0].batch_shape, event, validate_args=False)
 
     def __repr__(self) -> str:
         columns = "" if self.columns is None else f", columns={self.columns}"
@@ -159,9 +159,9 @@ class _EndToEnd(constraints.Constraint):
 def _order(columns: list[list[int]], sizes: list[int]) -> list[int]:
     """Tell for each place where its value lies when the parts are put end to end."""
     laid = [place for places in columns for place in places]
-    if [len(places) for places in columns] != sizes or sorted(laid) != list(range(len(laid))):
-        what = f"the places from 0 to {sum(sizes) - 1} once each, {sizes} for the parts"
-        raise ValueError(_checks.expected("columns", what, columns))
+    once = [len(each) for each in columns] == sizes and sorted(laid) == list(range(len(laid)))
+    what = f"the places from 0 to {sum(sizes) - 1} once each, {sizes} for the parts"
+    _checks.require(once, "columns", what, columns)
     return sorted(range(len(laid)), key=laid.__getitem__)
 
 

@@ -45,9 +45,9 @@ class Mixture(MixtureSameFamily):
     """
 
     def __init__(self, logits: Float[Tensor, "*batch k"], components: Distribution) -> None:
-        if logits.shape[-1:] != components.batch_shape[-1:]:
-            what = f"a weight for each component of a batch {tuple(components.batch_shape)}"
-            raise ValueError(_checks.expected("logits", what, f"shape {tuple(logits.shape)}"))
+        batch, got = components.batch_shape, f"shape {tuple(logits.shape)}"
+        what = f"a weight for each component of a batch {tuple(batch)}"
+        _checks.require(logits.shape[-1:] == batch[-1:], "logits", what, got)
         # The components look at the values; torch's own look would break a traced graph.
         weights = Categorical(logits=logits.expand(components.batch_shape), validate_args=False)
         super().__init__(weights, components, validate_args=False)

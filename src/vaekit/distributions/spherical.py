@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,12 +76,10 @@ class PowerSpherical(Reparameterized):
         concentration: Float[Tensor, "*batch"],
         validate_args: bool | None = None,
     ) -> None:
-        if direction.ndim < 1 or direction.shape[-1] < 2:
-            what = "shape (..., dim) with dim at least 2"
-            raise ValueError(_checks.expected("direction", what, tuple(direction.shape)))
-        if concentration.shape != direction.shape[:-1]:
-            what = f"the direction's batch shape, {tuple(direction.shape[:-1])}"
-            raise ValueError(_checks.expected("concentration", what, tuple(concentration.shape)))
+        what, shape = "shape (..., dim) with dim at least 2", tuple(direction.shape)
+        _checks.require(len(shape) > 0 and shape[-1] > 1, "direction", what, shape)
+        what, batch = f"the direction's batch shape, {shape[:-1]}", tuple(concentration.shape)
+        _checks.require(batch == shape[:-1], "concentration", what, batch)
         self.direction, self.concentration = direction, concentration
         self._beta = 0.5 * (direction.shape[-1] - 1)
         shapes = direction.shape[:-1], direction.shape[-1:]
@@ -184,10 +181,7 @@ class UniformSphere(PowerSpherical):
     def __init__(self, zeros: Float[Tensor, "*batch dim"]) -> None:
         direction = F.pad(zeros[..., 1:], (1, 0), value=1.0)
         super().__init__(direction, zeros[..., 0])
-
-    def init_args(self) -> dict[str, Any]:
-        """Return what it was made with."""
-        return {"zeros": torch.zeros_like(self.direction)}
+        self.zeros = zeros
 
 
 def _kl_spherical_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:

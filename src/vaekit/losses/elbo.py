@@ -287,9 +287,8 @@ def decompose_kl(
         2018, equation 2.
     """
     check_comparable(posterior, prior)
-    if prior.batch_shape.numel() > 1:
-        what = "one for all elements, without a batch"
-        raise ValueError(_checks.expected("prior", what, f"batch {tuple(prior.batch_shape)}"))
+    what, batch = "one for all elements, without a batch", prior.batch_shape
+    _checks.require(batch.numel() == 1, "prior", what, f"batch {tuple(batch)}")
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
     )
@@ -392,8 +391,7 @@ def stratified_log_weights(batch_size: int, dataset_size: int) -> Float[Tensor, 
 
 def _own_and_others(batch_size: int, dataset_size: int) -> tuple[float, float]:
     """Return the log-weight of a draw's own component, and that of each other."""
-    if batch_size == 1 and dataset_size > 1:
-        what = "a batch of at least 2 elements for estimator='stratified'"
-        raise ValueError(_checks.expected("z", what, 1))
+    what = "a batch of at least 2 elements for estimator='stratified'"
+    _checks.require(batch_size > 1 or dataset_size == 1, "z", what, 1)
     share = (1 - 1 / dataset_size) / max(batch_size - 1, 1)
     return -math.log(dataset_size), math.log(share) if share else -math.inf

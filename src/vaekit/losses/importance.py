@@ -96,9 +96,8 @@ def variational_bound(
     """
     order = 1 - _checks.number("alpha", alpha)
     samples, groups = len(log_weights), _checks.positive_int("groups", groups)
-    if not samples or samples % groups:
-        what = f"a number of draws above 0 that {groups} groups share evenly"
-        raise ValueError(_checks.expected("log_weights", what, samples))
+    what = f"a number of draws above 0 that {groups} groups share evenly"
+    _checks.require(samples > 0 and samples % groups == 0, "log_weights", what, samples)
     by_group: Tensor = log_weights.unflatten(0, (groups, samples // groups))
     if order == 0:
         return by_group.mean((0, 1))
@@ -198,16 +197,14 @@ def importance_weighted(
 def check_gradient(gradient: str, alpha: float) -> None:
     """Say so when a gradient estimator is unknown, or not made for a bound of this order."""
     _checks.one_of("gradient", gradient, get_args(Gradient))
-    if gradient == "dreg" and alpha != 0:
-        raise ValueError(_checks.expected("alpha", "0 for gradient='dreg'", alpha))
+    _checks.require(gradient != "dreg" or alpha == 0, "alpha", "0 for gradient='dreg'", alpha)
 
 
 def _log_ratio(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
     shape = (*posterior.batch_shape, *posterior.event_shape)
-    if z.ndim != len(shape) + 1:
-        what = f"(K, {', '.join(map(str, shape))}), a dimension of K draws first"
-        hint = "model(x, samples=K) draws them."
-        raise ValueError(_checks.expected("z", what, tuple(z.shape), hint))
+    what = f"(K, {', '.join(map(str, shape))}), a dimension of K draws first"
+    hint = "model(x, samples=K) draws them."
+    _checks.require(z.ndim == len(shape) + 1, "z", what, tuple(z.shape), hint)
     check_comparable(posterior, prior)
     return prior.log_prob(z) - posterior.log_prob(z)
 

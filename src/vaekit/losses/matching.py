@@ -122,12 +122,10 @@ def mmd(
         and S. Ermon, *InfoVAE*, 2019, section 3.2; I. Tolstikhin et al., *Wasserstein
         Auto-Encoders*, 2018, algorithm 2.
     """
-    if min(len(z), len(reference)) < 2:
-        what = "at least 2 draws of each"
-        raise ValueError(_checks.expected("z", what, f"{len(z)} and {len(reference)}"))
-    if z.shape[-1] != reference.shape[-1]:
-        what = f"{z.shape[-1]} dimensions, as z has"
-        raise ValueError(_checks.expected("reference", what, reference.shape[-1]))
+    least, got = min(len(z), len(reference)), f"{len(z)} and {len(reference)}"
+    _checks.require(least > 1, "z", "at least 2 draws of each", got)
+    one, other = z.shape[-1], reference.shape[-1]
+    _checks.require(one == other, "reference", f"{one} dimensions, as z has", other)
     kernel = kernel or InverseMultiquadric.of_dim(z.shape[-1])
     own, others = _mean_of_pairs(kernel, z, z), _mean_of_pairs(kernel, reference, reference)
     return own + others - 2 * _mean_of_pairs(kernel, z, reference)

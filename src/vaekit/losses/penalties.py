@@ -52,9 +52,8 @@ def dip(
     _checks.number("off_diagonal", off_diagonal, low=0)
     _checks.number("diagonal", diagonal, low=0)
     mean = posterior.mean
-    if mean.ndim != 2 or len(mean) < 2:
-        what = "a batch of at least 2 elements over (dim,)"
-        raise ValueError(_checks.expected("posterior", what, f"mean of {tuple(mean.shape)}"))
+    what, got = "a batch of at least 2 elements over (dim,)", f"mean of {tuple(mean.shape)}"
+    _checks.require(mean.ndim == 2 and len(mean) > 1, "posterior", what, got)
     centred = mean - mean.mean(0)
     covariance = centred.T @ centred / (len(mean) - 1)
     if within:

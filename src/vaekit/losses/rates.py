@@ -313,9 +313,7 @@ def _univariate(distribution: Distribution) -> Distribution | None:
 
 def _group_sizes(groups: Sequence[int], total: int) -> list[int]:
     sizes = _checks.positive_ints("groups", groups)
-    if sum(sizes) != total:
-        what = f"sizes that add up to {total}"
-        raise ValueError(_checks.expected("groups", what, sizes))
+    _checks.require(sum(sizes) == total, "groups", f"sizes that add up to {total}", sizes)
     return sizes
 
 

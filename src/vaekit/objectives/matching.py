@@ -109,9 +109,8 @@ class _Adversarial(Term):
             logits: Tensor = functional_call(self.discriminator, fixed, (flat,))
         else:
             logits = self.discriminator(flat)
-        if logits.numel() != len(flat):
-            what = "one logit for each element"
-            raise ValueError(_checks.expected("discriminator", what, tuple(logits.shape)))
+        what, got = "one logit for each element", tuple(logits.shape)
+        _checks.require(logits.numel() == len(flat), "discriminator", what, got)
         return logits.reshape(z.shape[:-1])
 
     def _options(self) -> dict[str, object]:

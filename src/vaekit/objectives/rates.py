@@ -61,9 +61,9 @@ class Capacity(Term):
         self.groups = None if groups is None else _checks.positive_ints("groups", groups)
         several = isinstance(capacity, Sequence)
         self._each = list(capacity) if isinstance(capacity, Sequence) else [capacity]
-        if several != (self.groups is not None) or len(self._each) != len(self.groups or [0]):
-            what = f"one for each of the groups {self.groups}" if self.groups else "one for the KL"
-            raise ValueError(_checks.expected("capacity", what, capacity, "groups= divides it."))
+        fits = several == (self.groups is not None) and len(self._each) == len(self.groups or [0])
+        what = f"one for each of the groups {self.groups}" if self.groups else "one for the KL"
+        _checks.require(fits, "capacity", what, capacity, "groups= divides it.")
         for each in self._each:
             _check_rising(each)
         self.capacity = capacity
