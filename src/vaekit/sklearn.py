@@ -41,19 +41,7 @@ _parameters = dataclass(eq=False, repr=False)
 class VAEEstimator(BaseEstimator):  # type: ignore[misc]
     """What the estimators share: a model of the columns, to fit, to ask and to draw from.
 
-    Args:
-        latent_dim: As for `VAETransformer`, like all that follow.
-        hidden: The widths of the encoder's hidden layers.
-        likelihood: ``"gaussian"`` or ``"bernoulli"``.
-        beta: The weight of the KL.
-        build: A function from the number of columns to a model and an objective.
-        steps: How many steps of Adam to take.
-        batch_size: How many rows a step sees.
-        learning_rate: Of Adam.
-        samples: How many draws estimate a row's log-density.
-        device: Where to compute.
-        random_state: A number, a numpy ``RandomState``, or None.
-        verbose: Whether to show a bar.
+    Its parameters are those of `VAETransformer`.
     """
 
     latent_dim: int = 2
