@@ -71,8 +71,7 @@ class Network(nn.Module):
             batch = x.shape[: x.ndim - self._event_ndims(x)]
             out = x.reshape(batch.numel(), *self.in_shape)
         try:
-            for layer in self.layers:
-                out = layer(out)
+            out = self.layers(out)
         except RuntimeError as error:
             dtype = next(self.parameters()).dtype
             if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
@@ -80,7 +79,8 @@ class Network(nn.Module):
             what = f"{dtype}, as the weights are"
             raise TypeError(_checks.expected("x", what, x.dtype)) from error
         shape = batch + self.out_shape
-        return out if out.shape == shape else out.reshape(shape)
+        shaped: Tensor = out if out.shape == shape else out.reshape(shape)
+        return shaped
 
     def _event_ndims(self, x: Tensor) -> int:
         ndims = len(self.in_shape)

@@ -26,8 +26,8 @@ from vaekit import _checks, likelihoods, recipes
 from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
-from vaekit.training.checkpoints import random_states, set_random_states
 from vaekit.training.measures import named_device
+from vaekit.training.randomness import random_states, set_random_states
 from vaekit.vae import VAE, evaluating
 
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]

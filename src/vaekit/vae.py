@@ -292,20 +292,14 @@ class VAE(Pretrained):
             return posterior
         if datasets.is_batch(x):
             return self.encode(*self._unpacked(x, context))
-        makes: Any = self.encoder.latent
+        makes: Any = None
 
         def parameters(*batch: Any) -> tuple[Tensor, ...]:
             nonlocal makes
-            with _calls_of(self.encoder.latent) as calls:
+            with calls_of(self.encoder.latent) as calls:
                 found = self.encode(*batch)
-            if isinstance(found, Iterable):  # into what a latent has looked up already, say
-                makes = type(found)
-                return tuple(found)
-            given = [params for params, result in calls if result is found]
-            if not given:
-                what = "a batch, since posteriors of this kind cannot be put together"
-                raise TypeError(_checks.expected("x", what, f"a data set, inferring {found!r}"))
-            return given[0]
+            makes, params = rebuilding(found, calls, self.encoder.latent)
+            return params
 
         parts = self._over(x, parameters, context)
         return detached(makes(*parts))  # a hierarchy or a flow runs its networks when asked
@@ -497,8 +491,19 @@ class VAE(Pretrained):
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
 
 
+def rebuilding(posterior: Any, calls: Any, latent: Any) -> tuple[Any, tuple[Tensor, ...]]:
+    """Tell what makes a posterior, and of which tensors, by the calls of its latent."""
+    if isinstance(posterior, Iterable):  # into what a latent has looked up already, say
+        return type(posterior), tuple(posterior)
+    given = [params for params, result in calls if result is posterior]
+    if not given:
+        what = "a posterior that unpacks into its parameters, or that the latent itself returned"
+        raise TypeError(_checks.expected("encoder", what, f"one inferring {posterior!r}"))
+    return latent, given[0]
+
+
 @contextmanager
-def _calls_of(module: Any) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
+def calls_of(module: Any) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
     """Take down what a module is called with, and what it returns."""
     calls: list[tuple[tuple[Any, ...], Any]] = []
     if not isinstance(module, nn.Module):

@@ -162,9 +162,13 @@ class Term(nn.Module, ABC):
         differentiates: Whether its value is made of gradients, which ``torch.compile`` traces only
             when told to, as `vaekit.fit` does.
         compares: Whether it compares the elements of a batch, of which it then needs two.
+        statistic: Whether its values are scalars, statistics of the batch. Where a batch comes in
+            pieces, to several processes or one after the other, it is given the posterior and the
+            draws of the whole one, and no likelihood.
     """
 
     compares: bool = False
+    statistic: bool = False
     differentiates: bool = False
     needs_draws: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False

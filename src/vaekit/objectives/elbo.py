@@ -67,6 +67,7 @@ class KL(Term):
 class _Aggregate(Term):
     """What the terms share that need an estimate of the aggregated posterior q(z)."""
 
+    statistic = True
     _usual: ClassVar[dict[str, object]] = {"estimator": "stratified", "dataset_size": None}
 
     def __init__(

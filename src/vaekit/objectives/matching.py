@@ -49,7 +49,7 @@ class MMD(Term):
         *Wasserstein Auto-Encoders*, 2018, algorithm 2.
     """
 
-    compares = True
+    compares = statistic = True
     _usual: ClassVar[dict[str, object]] = {"kernel": None}
 
     def __init__(self, kernel: losses.Kernel | None = None, name: str = "mmd") -> None:

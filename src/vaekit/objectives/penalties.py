@@ -32,7 +32,7 @@ class DIP(Term):
         Reconstruction() + KL() + DIP(off_diagonal=10, diagonal=100)
     """
 
-    compares = True
+    compares = statistic = True
     _usual: ClassVar[dict[str, object]] = {"off_diagonal": None, "diagonal": None, "within": False}
 
     def __init__(

@@ -4,7 +4,8 @@ from vaekit.storage import DamagedFileError
 from vaekit.training.checkpoints import Checkpoints, load_checkpoint
 from vaekit.training.history import History, NonFiniteLossError
 from vaekit.training.loop import fit
-from vaekit.training.measures import evaluate, fork_seed
+from vaekit.training.measures import evaluate
+from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import TrainingState
 
 __all__ = [

@@ -1,16 +1,13 @@
 """Writing training down as it goes, so that a run which was cut off goes on as if it had not."""
 
-import random
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Generator, nn
 from torch.optim import Optimizer
@@ -18,7 +15,9 @@ from torch.utils.data import DataLoader
 
 from vaekit import _checks, storage
 from vaekit.training.history import History
+from vaekit.training.randomness import random_states, set_random_states
 from vaekit.training.rows import Rows
+from vaekit.training.world import World
 
 __all__ = ["Checkpoints", "load_checkpoint"]
 
@@ -93,7 +92,8 @@ def load_checkpoint(
     """Give a model the weights of a checkpoint that `fit` wrote.
 
     Args:
-        model: A model made of the same parts.
+        model: A model made of the same parts; given the moving average of the weights, where the
+            run had one.
         folder: Where the checkpoints are.
         which: The newest, or that of the lowest validation loss.
 
@@ -118,8 +118,18 @@ def load_checkpoint(
             got = f"none of step {best}" if best is not None else "a run without validation"
             raise FileNotFoundError(_checks.expected("which", "the best row's checkpoint", got))
         state = storage.read(paths[0])
-    load_states({"model": model}, state["parts"])
+    load_states({"model": model}, {"model": _shown(state["parts"])})
     return History(**state["history"])
+
+
+def _shown(states: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the model, or of its moving average where there is one."""
+    averaged: dict[str, Any] | None = states.get("averaged")
+    if not averaged:
+        model: dict[str, Any] = states["model"]
+        return model
+    start = "module."
+    return {k.removeprefix(start): each for k, each in averaged.items() if k.startswith(start)}
 
 
 def load_states(parts: dict[str, Any], states: dict[str, Any]) -> None:
@@ -182,6 +192,7 @@ class Writer:
         rows: The rows of the history.
         settings: By the names of `fit`'s arguments, what is to be the same where a run goes on.
         loaders: Of the data and of the validation data, None where there are none.
+        world: The processes, whose random states are written together.
     """
 
     checkpoints: Checkpoints | None
@@ -190,6 +201,7 @@ class Writer:
     rows: Rows
     settings: dict[str, Any]
     loaders: Sequence[Any]
+    world: World
     _at: Position = field(default_factory=Position)
     _began: dict[str, Any] = field(default_factory=dict)  # the random states as the epoch began
     _now: dict[str, Any] = field(default_factory=dict)  # those of the checkpoint
@@ -198,7 +210,8 @@ class Writer:
         """Put the newest checkpoint's state back, or write the first one; return how far it is."""
         if self.checkpoints is None:
             return self._at
-        state = self.checkpoints.start(resume)
+        checkpoints = self.checkpoints
+        state = self.world.agreed(lambda: checkpoints.start(resume))
         if state is None:
             self.write(self._at)
             return self._at
@@ -217,7 +230,8 @@ class Writer:
             raise ValueError(_checks.expected("resume", what, list(self.parts)))
         load_states(self.parts, state["parts"])
         self.rows.load_state_dict(state["rows"], state["history"])
-        self._at, self._began, self._now = Position(*state["at"]), state["began"], state["now"]
+        self._at = Position(*state["at"])
+        self._began, self._now = state["random"][self.world.rank]
         if not self._at.batches:
             self._set_random(self._now)
         return self._at
@@ -257,12 +271,12 @@ class Writer:
             "at": list(at),
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "rows": self.rows.state_dict(),
-            "began": self._began if at.batches else {},
-            "now": self._random(),
+            "random": self.world.collected([self._began if at.batches else {}, self._random()]),
             "settings": self.settings,
             "history": self.rows.history.to_dict(),
         }
-        self.checkpoints.save(at.step, state, self.rows.history)
+        checkpoints, history = self.checkpoints, self.rows.history
+        self.world.agreed(lambda: checkpoints.save(at.step, state, history))
 
     def _random(self) -> dict[str, Any]:
         orders = [[each.get_state() for each in _generators(loader)] for loader in self.loaders]
@@ -277,29 +291,6 @@ class Writer:
                 generator.set_state(order)
 
 
-def random_states(device: torch.device) -> dict[str, Any]:
-    """Return the states of all global generators."""
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
-        "torch": torch.get_rng_state(),
-    }
-    if device.type != "cpu":
-        with _on(device) as module:
-            states["device"] = module.get_rng_state()
-    return states
-
-
-def set_random_states(device: torch.device, states: dict[str, Any]) -> None:
-    """Put all global generators into a state, that of a device if it was one of its kind."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if device.type != "cpu" and "device" in states:
-        with _on(device) as module:
-            module.set_rng_state(states["device"])
-
-
 def _generators(loader: Any) -> list[Generator]:
     """List the generators that a loader draws the order of its data from, if they are its own."""
     if not isinstance(loader, DataLoader):
@@ -309,14 +300,6 @@ def _generators(loader: Any) -> list[Generator]:
     holders = loader, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)
     found = [getattr(holder, "generator", None) for holder in holders]
     return list({id(each): each for each in found if isinstance(each, Generator)}.values())
-
-
-@contextmanager
-def _on(device: torch.device) -> Iterator[Any]:
-    """Make a device the current one of its kind, and yield torch's module of the kind."""
-    module = torch.get_device_module(device)
-    with module.device(device) if hasattr(module, "device") else nullcontext():
-        yield module
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import element_shape
 from vaekit.objectives import Objective, Term
 from vaekit.training.checkpoints import Checkpoints, Position, Writer
 from vaekit.training.history import History, NonFiniteLossError, versions
+from vaekit.training.how import How, Precision, check_precision
 from vaekit.training.measures import (
-    How,
     check_parts,
     check_samples,
     context_of,
@@ -31,16 +32,14 @@ from vaekit.training.measures import (
     device_of,
     dtype_of,
     evaluate,
-    fork_seed,
-    read_numbers,
 )
+from vaekit.training.passes import Passes
+from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
+from vaekit.training.world import Share, World
 from vaekit.vae import VAE, VAEOutput
 
 __all__ = ["fit"]
-
-_Forward = Callable[[Tensor, Tensor, Tensor | None], "_Passed"]
-_Passed = tuple[dict[str, Tensor], VAEOutput | None]  # the named terms, and what they are made of
 
 
 def fit(
@@ -58,6 +57,11 @@ def fit(
     learning_rate: float = 1e-3,
     scheduler: LRScheduler | ReduceLROnPlateau | Callable[[Optimizer], Any] | None = None,
     clip_grad_norm: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    precision: Precision | None = None,
+    channels_last: bool = False,
+    recompute: bool = False,
     samples: int | None = None,
     corruption: Callable[[Tensor], Tensor] | None = None,
     patience: int | None = None,
@@ -69,6 +73,12 @@ def fit(
     resume: bool = False,
 ) -> History:
     """Train a model on the device that holds it, and leave it there in evaluation mode.
+
+    Started by a launcher (``torchrun``, ``accelerate launch``), the processes train one model
+    together, each on its part of every batch, and all end with the same weights. Gradients are
+    those of one process with the whole batch: what compares its elements (TC, MMD, DIP) is computed
+    over those of all. The first process shows the bar, asks the callbacks and writes checkpoints;
+    every process measures the validation data.
 
     Ctrl-C ends training after the step under way, with the model and the history as they then are;
     pressed twice, it interrupts at once. Whatever error ends training carries what was measured
@@ -97,6 +107,21 @@ def fit(
             advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
             (the training loss without validation).
         clip_grad_norm: What the gradient's norm is cut to.
+        accumulate: In how many parts a batch goes through the model, one after the other, so that
+            memory holds the values of one alone. The gradient is that of the whole batch: terms
+            that compare its elements are given all of them, for which the batch goes through the
+            model once more, without gradients.
+        ema: The decay of an exponential moving average of the weights, such as 0.999: what is
+            validated, given to callbacks, and left in the model at the end.
+        precision: ``"bf16"`` or ``"fp16"`` lets networks compute in half precision, under torch's
+            autocast; gradients of the latter are scaled. Weights, distributions and losses stay in
+            single precision, but for what a posterior computes by matrix products as it is drawn
+            from (`FullGaussianLatent`, flows).
+        channels_last: Whether images and convolutions are laid out with the channels last, as
+            convolutions are often faster. The weights stay so.
+        recompute: Whether every ``nn.Sequential`` of four layers or more, those of
+            `vaekit.networks` among them, keeps but a few of the values between its layers and
+            computes the others again in the backward pass: less memory, for a third more work.
         samples: How many draws of z each element has, for objectives that take several.
         corruption: What is done to the input of the encoder, a function of the batch ``x``; what is
             to be reconstructed stays as it was. Validation data are corrupted likewise.
@@ -107,7 +132,8 @@ def fit(
             data and their binarisation have a generator of their own, whatever the model draws,
             where the data come unbatched; torch's, numpy's and Python's global ones are seeded for
             the rest. See `fork_seed`.
-        compile: Whether to run the forward pass and the losses through ``torch.compile``. A graph
+        compile: Whether to run the forward pass and the losses through ``torch.compile``; the
+            forward pass alone where a batch comes in parts or to several processes. A graph
             looks at no values, so the data are then checked in the first batch alone. Its noise is
             not that of the same seed without it. Terms made of gradients (DReG, the gradient
             penalty) take a torch that traces them, and a model that can be traced in one piece.
@@ -134,7 +160,6 @@ def fit(
         DamagedFileError: If every checkpoint to go on from is damaged.
         NonFiniteLossError: If the loss, the data or the parameters are infinite or NaN, naming
             what, the step and the batch; the parameters are left as they were before that step.
-        NotImplementedError: If started by a launcher in several processes.
         OSError: If a checkpoint cannot be written; those before it are untouched.
         TypeError: If the data are none that can be gone through.
         ValueError: If an argument does not fit, the data are empty, they lie outside the
@@ -151,10 +176,10 @@ def fit(
         >>> history["loss"].shape
         (2,)
     """
-    from accelerate import PartialState
     from accelerate.utils import set_seed
 
     objective = check_parts(model, objective)
+    world = World.joined(device_of(model))
     _check_length(epochs, steps, data)
     for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(callback):
@@ -166,19 +191,25 @@ def fit(
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
     if validate_every is not None:
         _checks.positive_int("validate_every", validate_every)
-    how = How(check_samples(objective, samples), corruption)
+    dtype = dtype_of(model)
+    check_precision(precision, dtype)
+    samples = check_samples(objective, samples)
+    how = How(samples, corruption, precision, channels_last, recompute)
+    _checks.positive_int("accumulate", accumulate)
+    if ema is not None:
+        _checks.require(0 < ema < 1, "ema", "a decay between 0 and 1, such as 0.999", ema)
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
     _checks.number("learning_rate", learning_rate, above=0)
     checkpoints = _as_checkpoints(checkpoint, resume)
     order = None
-    if seed is not None:
-        set_seed(fork_seed(seed, "noise"))
-        order = torch.Generator().manual_seed(fork_seed(seed, "data"))
+    if seed is not None or world.size > 1:
+        shared = world.agreed(lambda: int(torch.randint(2**32, ()))) if seed is None else seed
+        set_seed(fork_seed(shared, " ".join(["noise", *[str(world.rank)] * (world.rank > 0)])))
+        order = torch.Generator().manual_seed(fork_seed(shared, "data"))
     if isinstance(validation, Iterator):
         what = "data that can be gone through again"
         raise TypeError(_checks.expected("validation", what, type(validation).__name__))
-    dtype = dtype_of(model)
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
         _check_same_shape(data, validation)
@@ -186,12 +217,12 @@ def fit(
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
     _check_last_batch(objective, "data", data, batch_size)
 
-    # In one process of full precision accelerate's wrappers do nothing but divide by 1 and look for
-    # packages at every step, and its Accelerator would fix the precision of all that come later.
-    if PartialState().num_processes > 1:
-        raise NotImplementedError("fit trains in one process; start the script without a launcher.")
-    device = device_of(model)
+    device = world.device_for(device_of(model))
+    model.to(device)
     objective.to(device, dtype)
+    world.level(model, objective, weights=True)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     inner = _Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
@@ -206,24 +237,33 @@ def fit(
     support = data.support if isinstance(data, datasets.ArrayDataset) else constraints.real
     conditional = model.takes_context
 
+    averaged = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+    shown: Any = model if averaged is None else averaged.module
+
     def measure(step: int) -> dict[str, float] | None:
         if validation is None:
             return None
         return evaluate(
-            model,
+            shown,
             objective,
             validation,
             batch_size=batch_size,
             pairs=pairs,
             samples=samples,
             corruption=corruption,
+            precision=precision,
             step=step,
         )
 
     history = History(seed=seed, versions=versions())
-    rows = Rows(model, objective, optimizer, history, measure, plateau, patience, callbacks)
+    rows = Rows(
+        shown, model, objective, optimizer, history, measure, plateau, patience, callbacks, world
+    )
     parts = {"model": model, "objective": objective, "optimizer": optimizer}
+    parts |= {} if averaged is None else {"averaged": averaged}
     parts |= {} if scheduler is None else {"scheduler": scheduler}
+    scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+    parts |= {} if scaler is None else {"scaler": scaler}
     parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
     size = datasets.size(data)
     for index, given in enumerate([corruption, *callbacks]):
@@ -238,14 +278,31 @@ def fit(
         "validation": validation is not None,
         "validate_every": validate_every,
         "clip_grad_norm": clip_grad_norm,
+        "accumulate": accumulate,
+        "ema": ema,
+        "precision": precision,
+        "channels_last": channels_last,
+        "processes": world.size,
         "learning_rate": learning_rate,
         "optimizer": type(optimizer).__name__,
         "scheduler": None if scheduler is None else type(scheduler).__name__,
     }
-    writer = Writer(checkpoints, device, parts, rows, settings, [loader, validation])
+    writer = Writer(checkpoints, device, parts, rows, settings, [loader, validation], world)
     step, epoch, _ = writer.start(resume)
-    checked = step > 0  # by the run that this one goes on with
-    forward = _forward(model, objective, how, support, bool(inner.terms), compile, checked)
+    passes = Passes(
+        model,
+        objective,
+        how,
+        world,
+        trained=cleared,
+        parts=accumulate,
+        scaler=scaler,
+        support=support,
+        keeping=bool(inner.terms),
+        compiled=compile,
+        checked=step > 0,  # by the run that this one goes on with
+    )
+    shares = world.share(loader, pairs, 0 if order is None else order.initial_seed())
     total_steps = steps if steps is not None else _total_steps(loader, epochs)
 
     def ends() -> bool:
@@ -258,48 +315,58 @@ def fit(
         with (
             dataset_size(objective, size),
             _interruptible() as interrupted,
-            _Bar(total_steps, progress, step) as bar,
+            _Bar(total_steps, progress and world.leads, step) as bar,
         ):
             while not done:
                 epoch += 1
                 batch_index = writer.passed - 1
-                for batch_index, raw in writer.batches(loader):
-                    batch = datasets.unpack(raw, pairs=pairs)
+                for batch_index, raw in writer.batches(shares):
+                    if isinstance(raw, Share):
+                        batch, count = raw
+                    else:
+                        batch = datasets.unpack(raw, pairs=pairs)
+                        count = len(batch.x)
                     x = batch.x.to(device, non_blocking=True)
                     target = x
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
                         _checks.no_nan("target", target)
                     context = context_of(batch, device) if conditional else None
+                    for parameter in cleared:
+                        parameter.grad = None
                     try:
-                        objective.set_step(step)
-                        values, out = forward(x, target, context)
-                        total = objective.total(values, step)
-                        names, numbers = ["loss", *values], read_numbers([total, *values.values()])
-                        if not all(map(math.isfinite, numbers)):
-                            _explain(model, x, target, names, numbers)
+                        names, numbers, out = passes(x, target, context, step, count)
                     except _checks.NotFiniteError as error:
                         what = str(error)
                         name = what.split(":")[0]
                         raise NonFiniteLossError(step, name, batch_index, what) from error
-                    for parameter in cleared:
-                        parameter.grad = None
-                    total.backward()
+                    if scaler is not None:
+                        scaler.unscale_(optimizer)
                     if clip_grad_norm is not None:
                         nn.utils.clip_grad_norm_(trained, clip_grad_norm)
-                    optimizer.step()
+                    skipped = False
+                    if scaler is None:
+                        optimizer.step()
+                    else:
+                        before = scaler.get_scale()
+                        scaler.step(optimizer)
+                        scaler.update()
+                        skipped = scaler.get_scale() < before  # a gradient was infinite
                     if out is not None:
-                        inner.step(out, target)
-                    if by_step is not None:
+                        with world.drawing_alike(device):
+                            inner.step(out, target)
+                    if averaged is not None:
+                        averaged.update_parameters(model)
+                    if by_step is not None and not skipped:
                         by_step.step()
-                    rows.add(names, numbers, len(x))
+                    rows.add(names, numbers, count)
                     step += 1
                     bar.update(names, numbers)
                     done, ended = steps is not None and step >= steps, False
                     if validate_every is not None and step % validate_every == 0:
                         done = rows.close(step, epoch, _part(batch_index, loader)) or done
                         ended = True
-                    if interrupted():
+                    if world.any(interrupted(), device):
                         # As the run now is, for the row that is closed would not have been.
                         writer.write(Position(step, epoch - 1, batch_index + 1))
                         history.stopped, done = "interrupted", True
@@ -324,6 +391,8 @@ def fit(
         model.eval()
         if rows.best is not None and history.stopped in ("early", "finished"):
             model.load_state_dict(rows.best)
+        elif averaged is not None and averaged.n_averaged > 0:
+            model.load_state_dict(shown.state_dict())
     return history
 
 
@@ -468,69 +537,6 @@ class _Inner:
                 optimizer.step()
 
 
-def _forward(
-    model: VAE,
-    objective: Objective,
-    how: How,
-    support: constraints.Constraint,
-    keeping: bool,
-    compiled: bool,
-    checked: bool,
-) -> _Forward:
-    """Make the function from a batch to the named terms, and what they were made of if kept."""
-    known = False
-
-    def forward(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
-        out = how(model, x, context)
-        return objective.values(out, target), out if keeping else None
-
-    def looking_once(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
-        nonlocal known
-        out = how(model, x, context)
-        if known:
-            out.likelihood._validate_args = False
-        values = objective.values(out, target)
-        known = known or _inside(support, out.likelihood)
-        return values, out if keeping else None
-
-    if not compiled:
-        return looking_once
-    fast = _tracing(objective)(torch.compile(forward))
-
-    def checked_first(x: Tensor, target: Tensor, context: Tensor | None) -> _Passed:
-        # A compiled graph looks at no values, so the first batch goes through unhurried.
-        nonlocal checked
-        if not checked:
-            forward(x, target, context)
-            checked = True
-        return fast(x, target, context)
-
-    return checked_first
-
-
-def _tracing(objective: Objective) -> Callable[[_Forward], _Forward]:
-    """Have a compiled function take the gradients into its graph that terms are made of."""
-    differentiating = [term for term, _ in objective.pairs if term.differentiates]
-    if not differentiating:
-        return lambda fast: fast
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        what = f"False for {differentiating[0]!r}, whose gradients this torch does not trace"
-        raise ValueError(_checks.expected("compile", what, True))
-    traced: Callable[[_Forward], _Forward] = torch._dynamo.config.patch(trace_autograd_ops=True)
-    return traced
-
-
-def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
-    """Tell whether data of a support need no look, since it lies in the likelihood's."""
-    try:
-        wanted = getattr(likelihood.support, "base_constraint", None)
-    except NotImplementedError:  # not every distribution tells
-        return False
-    if support is constraints.boolean:
-        return wanted in (constraints.boolean, constraints.unit_interval)
-    return support is wanted is constraints.unit_interval
-
-
 def _total_steps(loader: Any, epochs: int | None) -> int | None:
     try:
         return len(loader) * (epochs or 1)
@@ -549,16 +555,3 @@ def _say_empty(epoch: int) -> None:
     if epoch == 1:
         raise ValueError(_checks.expected("data", "at least one batch", "none"))
     warnings.warn(f"data: nothing came in epoch {epoch}; training ended.", stacklevel=3)
-
-
-def _explain(
-    model: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], numbers: Sequence[float]
-) -> None:
-    """Name what is not finite: the data, the weights, or else the term."""
-    for argument, value in (("x", x), ("target", target), *model.named_parameters()):
-        if value.is_floating_point():
-            _checks.finite(argument, value)
-    terms = [*zip(names, numbers, strict=True)]
-    for name, number in [*terms[1:], terms[0]]:  # the total only if every term is finite
-        if not math.isfinite(number):
-            raise _checks.NotFiniteError(_checks.expected(name, "a finite value", number))

@@ -1,9 +1,8 @@
 """Measuring an objective over data, and how a batch goes through a model."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +11,11 @@ from torch import Tensor, nn
 
 from vaekit import _checks, datasets
 from vaekit.objectives import Objective, Term
-from vaekit.vae import VAE, VAEOutput, evaluating
+from vaekit.training.how import How, Precision, check_precision
+from vaekit.training.randomness import set_seeds
+from vaekit.vae import VAE, evaluating
 
-__all__ = ["evaluate", "fork_seed", "measuring"]
+__all__ = ["evaluate", "measuring"]
 
 
 def evaluate(
@@ -26,6 +27,7 @@ def evaluate(
     pairs: bool | None = None,
     samples: int | None = None,
     corruption: Callable[[Tensor], Tensor] | None = None,
+    precision: Precision | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -44,6 +46,7 @@ def evaluate(
         pairs: As for `fit`.
         samples: As for `fit`.
         corruption: As for `fit`.
+        precision: As for `fit`.
         step: The training step, for the schedules.
         seed: Of the draws.
 
@@ -55,7 +58,8 @@ def evaluate(
         ValueError: If there are none.
     """
     objective = check_parts(model, objective)
-    how = How(check_samples(objective, samples), corruption)
+    check_precision(precision, dtype_of(model))
+    how = How(check_samples(objective, samples), corruption, precision)
     conditional = model.takes_context
     sums = Sums()
     graph = any(term.needs_graph for term, _ in objective.pairs)
@@ -105,28 +109,6 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def fork_seed(seed: int, purpose: str) -> int:
-    """Derive the seed of one purpose from that of a run.
-
-    Streams of random numbers are then independent: the noise of training is not that of the
-    initialisation, and another model with another number of draws is shown the same data in the
-    same order.
-
-    Args:
-        seed: The run's.
-        purpose: `fit` uses ``"data"`` and ``"noise"``; others are the caller's, like
-            ``"initialisation"``.
-
-    Returns:
-        A whole number from 0 to 2**32 - 1.
-
-    Example:
-        >>> _ = torch.manual_seed(fork_seed(0, "initialisation"))
-    """
-    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
-
-
 def named_device(argument: str, value: Any) -> torch.device:
     """Return a device that is there, given by its name."""
     try:
@@ -134,15 +116,6 @@ def named_device(argument: str, value: Any) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:  # as torch says of each kind
         message = _checks.expected(argument, "a device that is there", repr(value), str(error))
         raise ValueError(message) from error
-
-
-def set_seeds(device: torch.device, seed: int) -> None:
-    """Seed torch's generators of the processor and of one device, and no other's."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        with module.device(device) if hasattr(module, "device") else nullcontext():
-            module.manual_seed(seed)
 
 
 @dataclass
@@ -159,20 +132,6 @@ class Sums:
 
     def means(self) -> dict[str, float]:
         return {name: total / self.count for name, total in self.sums.items()}
-
-
-@dataclass(frozen=True)
-class How:
-    """How a batch goes through the model."""
-
-    samples: int | None
-    corruption: Callable[[Tensor], Tensor] | None
-
-    def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
-        out: VAEOutput = model(
-            x if self.corruption is None else self.corruption(x.clone()), self.samples, context
-        )
-        return out
 
 
 def check_samples(objective: Objective, samples: int | None) -> int | None:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from vaekit.objectives import Objective
 from vaekit.training.history import History
 from vaekit.training.measures import Sums
+from vaekit.training.world import World
 from vaekit.vae import VAE
 
 __all__ = ["TrainingState"]
@@ -24,7 +25,7 @@ class TrainingState:
     """What a callback is given at the end of each row of the history.
 
     Attributes:
-        model: The model in training.
+        model: The model in training; with ``ema``, its copy of averaged weights.
         objective: The objective.
         optimizer: The optimiser.
         history: All rows, the newest included.
@@ -45,6 +46,7 @@ class Rows:
     """Adds rows to the history: measures, keeps the best weights, asks the callbacks."""
 
     model: VAE
+    trained: VAE
     objective: Objective
     optimizer: Optimizer
     history: History
@@ -52,6 +54,7 @@ class Rows:
     plateau: ReduceLROnPlateau | None
     patience: int | None
     callbacks: Sequence[Callback]
+    world: World
     best: dict[str, Any] | None = None
     _sums: Sums = field(default_factory=Sums)
     _started: float = field(default_factory=time.perf_counter)
@@ -65,7 +68,9 @@ class Rows:
         """End the row after a part of an epoch; tell whether training is to stop."""
         if step == self._closed_at:
             return False
-        history, train, measured = self.history, self._sums.means(), self.measure(step - 1)
+        history, train = self.history, self._sums.means()
+        self.world.level(self.trained, self.model)
+        measured = self.world.agreed(lambda: self.measure(step - 1))
         history.add(
             step=step,
             epoch=epoch - 1 + part,
@@ -81,11 +86,11 @@ class Rows:
         if self.patience is not None and history.best == len(history) - 1:
             self.best = copy.deepcopy(self.model.state_dict())
         state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
-        if True in [callback(state) for callback in self.callbacks]:
+        if self.world.agreed(lambda: True in [callback(state) for callback in self.callbacks]):
             history.stopped = "callback"
         elif self._out_of_patience():
             history.stopped = "early"
-        self.model.train()
+        self.trained.train()
         return history.stopped != "finished"
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""How a batch goes through a model: corrupted, in low precision, with less kept."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vaekit import _checks
+from vaekit.vae import VAE, VAEOutput
+
+__all__ = ["How", "Precision"]
+
+Precision = Literal["bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a batch goes through the model.
+
+    Attributes:
+        samples: How many draws each element has.
+        corruption: What is done to the encoder's input.
+        precision: In which networks compute; that of their weights if None. Latents and likelihoods
+            widen what they are given, so that distributions and losses are of single precision.
+        channels_last: Whether maps are laid out with the channels last.
+        recompute: Whether long stacks of layers forget what they computed until it is needed.
+    """
+
+    samples: int | None = None
+    corruption: Callable[[Tensor], Tensor] | None = None
+    precision: Precision | None = None
+    channels_last: bool = False
+    recompute: bool = False
+
+    def __call__(self, model: VAE, x: Tensor, context: Tensor | None) -> VAEOutput:
+        """Take a batch through the model."""
+        if self.corruption is not None:
+            x = self.corruption(x.clone())
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.precision is None and not self.recompute:
+            plain: VAEOutput = model(x, self.samples, context)
+            return plain
+        low = torch.autocast(x.device.type, _DTYPES.get(self.precision or ""), bool(self.precision))
+        with low, _recomputing(model) if self.recompute else nullcontext():
+            out: VAEOutput = model(x, self.samples, context)
+        return out
+
+
+def check_precision(precision: Any, dtype: torch.dtype) -> None:
+    """Say so where a precision is unknown, or the weights are not of single precision."""
+    if precision is not None:
+        _checks.one_of("precision", precision, get_args(Precision))
+        what = f"None, or weights of {torch.float32}, for precision={precision!r}"
+        _checks.require(dtype == torch.float32, "precision", what, f"weights of {dtype}")
+
+
+class _Recomputed(nn.Sequential):
+    """A stack of layers that keeps some of the values between them, and computes the rest again."""
+
+    def forward(self, x: Any) -> Any:
+        # What is kept must not be changed by a layer that works where its input lies.
+        starts = [i for i, layer in enumerate(self) if i == 0 or not getattr(layer, "inplace", 0)]
+        kept = starts[:: max(round(math.sqrt(len(starts))), 1)]
+        for first, last in pairwise([*kept, len(self)]):
+            layers = self[first:last]
+            if last < len(self) and torch.is_grad_enabled():
+                x = checkpoint(nn.Sequential.forward, layers, x, use_reentrant=False)
+            else:
+                x = nn.Sequential.forward(layers, x)  # type: ignore[no-untyped-call]
+        return x
+
+
+@contextmanager
+def _recomputing(model: nn.Module) -> Iterator[None]:
+    """Have every stack of four layers or more compute its values again in the backward pass."""
+    stacks: list[nn.Sequential] = []
+    inside: set[nn.Module] = set()
+    for each in model.modules():
+        if type(each) is nn.Sequential and len(each) > 3 and each not in inside:
+            stacks.append(each)
+            inside.update(each.modules())
+    try:
+        for stack in stacks:
+            stack.__class__ = _Recomputed
+        yield
+    finally:
+        for stack in stacks:
+            stack.__class__ = nn.Sequential

@@ -1,0 +1,337 @@
+"""How a batch goes forward and back: whole, in parts, and among processes."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from vaekit import _checks
+from vaekit.objectives import Objective
+from vaekit.training.how import How
+from vaekit.training.measures import device_of, read_numbers
+from vaekit.training.randomness import random_states, set_random_states
+from vaekit.training.world import World, filled, parts
+from vaekit.vae import VAE, VAEOutput, calls_of, rebuilding
+
+__all__ = ["Passes"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What of a batch goes through the model at once.
+
+    Attributes:
+        x: The data.
+        target: What is to be reconstructed.
+        context: What the model is conditioned on.
+        count: How many of the elements count: none where there were too few for every process.
+        share: What the sum over the elements is multiplied by.
+        parts: How many pieces this process has of the batch.
+        start: Where the elements begin in the batch of all processes.
+        sizes: How many elements each process has.
+    """
+
+    x: Tensor
+    target: Tensor
+    context: Tensor | None
+    count: int
+    share: float
+    parts: int
+    start: int
+    sizes: Sequence[int]
+
+    @property
+    def sides(self) -> int:
+        """What a gradient to these elements alone is multiplied by, for the mean to be right."""
+        return self.parts * len(self.sizes)
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """The posteriors of a whole batch, and the draws from them, without gradients.
+
+    Attributes:
+        make: What makes a posterior of its parameters.
+        params: The parameters, by row.
+        z: The draws, by row.
+    """
+
+    make: Callable[..., Distribution]
+    params: tuple[Tensor, ...]
+    z: Tensor
+
+    def __call__(self, out: VAEOutput) -> VAEOutput:
+        """Return them in place of those of a piece."""
+        if out.prior.batch_shape.numel() > 1:
+            what = "one for all elements, where a batch comes in pieces and is compared as a whole"
+            raise ValueError(_checks.expected("prior", what, repr(out.prior)))
+        posterior, z = self.make(*self.params), _turned(self.z)
+        nothing = Distribution(validate_args=False)  # which can tell no density
+        return replace(out, posterior=posterior, z=z, likelihood=nothing)
+
+    def around(self, own: "Posteriors", piece: Piece) -> "Posteriors":
+        """Put the rows of a piece among the others, with their gradients.
+
+        Every piece computes the same statistic, each with a gradient to its own rows alone; the
+        mean over the pieces then has the gradient to all of them.
+        """
+
+        def joined(rows: Tensor, live: Tensor) -> Tensor:
+            live = live[: piece.count]
+            live = live + (live - live.detach()) * (piece.sides - 1)  # the value, to the last digit
+            return torch.cat([rows[: piece.start], live, rows[piece.start + piece.count :]])
+
+        params = tuple(map(joined, self.params, own.params))
+        return Posteriors(self.make, params, joined(self.z, own.z))
+
+
+def _turned(z: Tensor) -> Tensor:
+    """Put the batch before the draws, or back behind them."""
+    return z.transpose(0, 1) if z.ndim == 3 else z
+
+
+class Passes:
+    """Takes batches forward and back: what the terms are, and gradients on the parameters.
+
+    A batch may come in pieces: each process has one, and may take its own in several parts. The
+    gradients are those of the whole batch at once, whatever compares its elements included.
+
+    Args:
+        model: The model.
+        objective: The objective.
+        how: How a batch goes through the model.
+        world: The processes.
+        trained: The parameters whose gradients are asked for.
+        parts: In how many parts each process takes its piece.
+        scaler: What keeps gradients of half precision from vanishing; None leaves them.
+        support: Where the data are known to lie.
+        keeping: Whether what the terms are made of is kept.
+        compiled: Whether to compile.
+        checked: Whether a batch of the data was looked at before.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        objective: Objective,
+        how: How,
+        world: World,
+        *,
+        trained: Sequence[nn.Parameter],
+        parts: int,
+        scaler: torch.amp.GradScaler | None,
+        support: constraints.Constraint,
+        keeping: bool,
+        compiled: bool,
+        checked: bool,
+    ) -> None:
+        self._model, self._objective, self._how, self._world = model, objective, how, world
+        self._trained, self._parts, self._scaler = trained, parts, scaler
+        self._support, self._keeping = support, keeping
+        self._device, self._sure, self._checked = device_of(model), False, checked
+        self._pieced = world.size > 1 or parts > 1
+        self._joint = keeping or any(term.statistic for term, _ in objective.pairs)
+        self._names = [name for term, _ in objective.pairs for name in term.names]
+        self._kept: VAEOutput | None = None
+        self._slow: Callable[..., Any] = self._infer if self._pieced else self._plain
+        self._fast: Callable[..., Any] | None = None
+        if compiled:
+            self._fast = _tracing(objective, self._pieced)(torch.compile(self._slow))
+
+    def __call__(
+        self, x: Tensor, target: Tensor, context: Tensor | None, step: int, whole: int
+    ) -> tuple[list[str], list[float], VAEOutput | None]:
+        """Put the gradients of a batch on the parameters.
+
+        Args:
+            x: This process's elements of the batch.
+            target: What is to be reconstructed.
+            context: What the model is conditioned on.
+            step: The training step.
+            whole: How many elements all processes have together.
+
+        Returns:
+            ``"loss"`` and the terms' names, their values, and what they are made of if kept.
+
+        Raises:
+            NotFiniteError: If the loss is not finite, before there are gradients of it.
+        """
+        self._objective.set_step(step)
+        if self._pieced:
+            return self._in_pieces(x, target, context, step, whole)
+        values, out = self._called(x, target, context)
+        names, numbers = self._back(values, step, x, target)
+        return names, numbers, out
+
+    def _called(self, *args: Any) -> Any:
+        """Call what may be compiled, whose first batch goes through unhurried as well."""
+        if self._fast is None:
+            return self._slow(*args)
+        if not self._checked:
+            self._slow(*args)
+            self._checked = True
+        return self._fast(*args)
+
+    def _plain(
+        self, x: Tensor, target: Tensor, context: Tensor | None
+    ) -> tuple[dict[str, Tensor], VAEOutput | None]:
+        out = self._infer(x, context)
+        return self._objective.values(out, target), out if self._keeping else None
+
+    def _infer(self, x: Tensor, context: Tensor | None) -> VAEOutput:
+        out = self._how(self._model, x, context)
+        if self._fast is None:  # a graph looks at no values
+            if self._sure:
+                out.likelihood._validate_args = False
+            self._sure = self._sure or _inside(self._support, out.likelihood)
+        return out
+
+    def _back(
+        self, values: dict[str, Tensor], step: int, x: Tensor, target: Tensor
+    ) -> tuple[list[str], list[float]]:
+        total = self._objective.total(values, step)
+        names = ["loss", *values]
+        numbers = self._world.mean(read_numbers([total, *values.values()]), self._device)
+        if not all(map(math.isfinite, numbers)):
+            _explain(self._model, x, target, names, numbers)
+        (total if self._scaler is None else self._scaler.scale(total)).backward()
+        return names, numbers
+
+    def _in_pieces(
+        self, x: Tensor, target: Tensor, context: Tensor | None, step: int, whole: int
+    ) -> tuple[list[str], list[float], VAEOutput | None]:
+        pieces = self._cut(x, target, context, whole)
+        held, states = None, []
+        if self._joint and len(pieces) > 1:
+            # Once without gradients, for what is compared; then again, with the same noise.
+            own = []
+            with torch.no_grad():
+                for piece in pieces:
+                    states.append(random_states(self._device))
+                    own.append(self._posteriors(piece)[1])
+            held = self._gathered(_joined(own), pieces[0].sizes)
+            states.append(random_states(self._device))
+        sums: list[float] = []
+        for index, piece in enumerate(pieces):
+            if states:
+                set_random_states(self._device, states[index])
+            values = self._piece(piece, held, states[-1] if states else None)
+            names, numbers = self._back(values, step, piece.x, piece.target)
+            sums = [a + b for a, b in zip(sums or [0.0] * len(numbers), numbers, strict=True)]
+        gradients = [each.grad for each in self._trained if each.grad is not None]
+        self._world.average(gradients)
+        return names, sums, self._kept
+
+    def _cut(self, x: Tensor, target: Tensor, context: Tensor | None, whole: int) -> list[Piece]:
+        """Cut this process's elements into pieces."""
+        sizes = self._world.sizes(whole)
+        start, own = sum(sizes[: self._world.rank]), sizes[self._world.rank]
+        cuts = parts(own, min(self._parts, max(sizes)))
+        return [
+            Piece(
+                x[used],
+                x[used] if target is x else target[used],
+                None if context is None else context[used],
+                count=cut.stop - cut.start,
+                share=len(sizes) / whole,
+                parts=len(cuts),
+                start=start + cut.start,
+                sizes=sizes,
+            )
+            for cut in cuts
+            for used in [filled(cut)]
+        ]
+
+    def _posteriors(self, piece: Piece) -> tuple[VAEOutput, Posteriors]:
+        """Infer the posteriors of a piece, and tell what they are made of."""
+        latent = self._model.encoder.latent
+        with calls_of(latent) as calls:
+            out = self._called(piece.x, piece.context)
+        make, params = rebuilding(out.posterior, calls, latent)
+        return out, Posteriors(make, params, _turned(out.z))
+
+    def _gathered(self, own: Posteriors, sizes: Sequence[int]) -> Posteriors:
+        """Return the posteriors of all processes."""
+
+        def rows(live: Tensor) -> Tensor:
+            return self._world.rows(live[: sizes[self._world.rank]], sizes)
+
+        return Posteriors(own.make, tuple(map(rows, own.params)), rows(own.z))
+
+    def _piece(self, piece: Piece, held: Posteriors | None, states: Any) -> dict[str, Tensor]:
+        """Return what a piece adds to each term, and keep what the terms are made of."""
+        if not self._joint:
+            return self._added(piece, self._called(piece.x, piece.context))
+        out, own = self._posteriors(piece)
+        held = held or self._gathered(own, piece.sizes)
+        if self._keeping:
+            self._kept = held(out)
+        added = self._added(piece, out)
+        if states is not None:
+            set_random_states(self._device, states)
+        whole = held.around(own, piece)(out)
+        with self._world.drawing_alike(self._device):
+            for term, _ in self._objective.pairs:
+                if term.statistic:
+                    for name, value in term.values(whole, piece.target).items():
+                        added[name] = value / piece.parts
+        return {name: added[name] for name in self._names}
+
+    def _added(self, piece: Piece, out: VAEOutput) -> dict[str, Tensor]:
+        """Return what a piece adds to the terms of one value for each element."""
+        added = {}
+        for term in (term for term, _ in self._objective.pairs if not term.statistic):
+            for name, value in term.values(out, piece.target).items():
+                what = "terms of one value for each element, or of statistic = True"
+                _checks.require(value.ndim > 0, "objective", what, f"a scalar from {term!r}")
+                added[name] = value[: piece.count].sum() * piece.share
+        return added
+
+
+def _joined(pieces: Sequence[Posteriors]) -> Posteriors:
+    """Put pieces together that are next to one another."""
+    params = tuple(map(torch.cat, zip(*(piece.params for piece in pieces), strict=True)))
+    return Posteriors(pieces[0].make, params, torch.cat([piece.z for piece in pieces]))
+
+
+def _tracing(
+    objective: Objective, pieced: bool
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a compiled function take the gradients into its graph that terms are made of."""
+    differentiating = [term for term, _ in objective.pairs if term.differentiates]
+    if not differentiating:
+        return lambda fast: fast
+    if pieced or not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        why = "where a batch comes in pieces" if pieced else "in this torch"
+        what = f"False for {differentiating[0]!r}, whose gradients are not traced {why}"
+        raise ValueError(_checks.expected("compile", what, True))
+    traced: Callable[..., Any] = torch._dynamo.config.patch(trace_autograd_ops=True)
+    return traced
+
+
+def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
+    """Tell whether data of a support need no look, since it lies in the likelihood's."""
+    try:
+        wanted = getattr(likelihood.support, "base_constraint", None)
+    except NotImplementedError:  # not every distribution tells
+        return False
+    if support is constraints.boolean:
+        return wanted in (constraints.boolean, constraints.unit_interval)
+    return support is wanted is constraints.unit_interval
+
+
+def _explain(
+    model: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], numbers: Sequence[float]
+) -> None:
+    """Name what is not finite: the data, the weights, or else the term."""
+    for argument, value in (("x", x), ("target", target), *model.named_parameters()):
+        if value.is_floating_point():
+            _checks.finite(argument, value)
+    terms = [*zip(names, numbers, strict=True)]
+    for name, number in [*terms[1:], terms[0]]:  # the total only if every term is finite
+        if not math.isfinite(number):
+            raise _checks.NotFiniteError(_checks.expected(name, "a finite value", number))

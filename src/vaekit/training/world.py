@@ -1,0 +1,260 @@
+"""The processes that train one model together, and what each of them sees of a batch."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+from vaekit import _checks, datasets
+from vaekit.training.randomness import random_states, set_random_states
+
+__all__ = ["Share", "World", "filled", "parts"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a launcher (``torchrun``, ``accelerate launch``), or this one alone.
+
+    Each goes through the same batches and takes a part of its own of every one.
+
+    Attributes:
+        size: How many there are.
+        rank: Which this one is, from 0.
+    """
+
+    size: int = 1
+    rank: int = 0
+
+    @classmethod
+    def joined(cls, device: torch.device) -> "World":
+        """Join the others, where a launcher has started several."""
+        if "LOCAL_RANK" in os.environ and not distributed.is_initialized():
+            from accelerate import PartialState
+
+            PartialState(cpu=device.type == "cpu")  # without cpu, each would be by itself on one
+        if not distributed.is_available() or not distributed.is_initialized():
+            started = int(os.environ.get("WORLD_SIZE", 1))
+            what = "torch.distributed to connect the processes that a launcher started"
+            hint = "accelerate was asked for its state before, and took this process to be alone."
+            got = f"one of {started} by itself"
+            if started > 1:
+                raise RuntimeError(_checks.expected("launcher", what, got, hint))
+            return cls()
+        return cls(distributed.get_world_size(), distributed.get_rank())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process speaks for all: writes files, shows the bar, asks the callbacks."""
+        return self.rank == 0
+
+    def sizes(self, count: int) -> list[int]:
+        """Return how many of a batch's elements each process takes."""
+        return [len(range(count)[part]) for part in parts(count, self.size)]
+
+    def agreed(self, make: Callable[[], _T]) -> _T:
+        """Return what the first process makes, in all of them; an error too is raised in all."""
+        if self.size == 1:
+            return make()
+        told: list[Any] = [None, None]
+        if self.leads:
+            try:
+                told[0] = make()
+            except Exception as error:
+                told[1] = error
+        distributed.broadcast_object_list(told, 0)
+        made, failure = told
+        if failure is not None:
+            raise failure
+        agreed: _T = made
+        return agreed
+
+    def collected(self, value: _T) -> list[_T]:
+        """Return what every process has, in order."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value)
+        return found
+
+    def mean(self, numbers: list[float], device: torch.device) -> list[float]:
+        """Return the means of numbers over the processes."""
+        if self.size == 1:
+            return numbers
+        given = torch.tensor(numbers, dtype=torch.float64, device=device)
+        distributed.all_reduce(given)
+        means: list[float] = (given / self.size).tolist()
+        return means
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Put the means over the processes in the place of tensors: gradients, all at once."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        sizes = [tensor.numel() for tensor in tensors]
+        for tensor, mean in zip(tensors, flat.split(sizes), strict=True):
+            tensor.copy_(mean.view(tensor.shape))
+
+    def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Return the rows of all processes, without their gradients, where each has so many."""
+        own = own.detach()
+        if self.size == 1:
+            return own
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(found, padded)
+        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Tell whether it holds in one of the processes."""
+        return self.mean([float(flag)], device)[0] > 0
+
+    def device_for(self, device: torch.device) -> torch.device:
+        """Return the device of this process, of the kind that the model is on."""
+        if self.size == 1 or device.type == "cpu":
+            return device
+        count = torch.get_device_module(device).device_count()
+        return torch.device(device.type, int(os.environ.get("LOCAL_RANK", self.rank)) % count)
+
+    def level(self, *modules: nn.Module, weights: bool = False) -> None:
+        """Give all processes the first one's buffers (statistics of batches), or all weights."""
+        if self.size > 1:
+            for module in modules:
+                for tensor in [*module.buffers(), *(module.parameters() if weights else [])]:
+                    distributed.broadcast(tensor.detach(), 0)
+
+    @contextmanager
+    def drawing_alike(self, device: torch.device) -> Iterator[None]:
+        """Draw the same random numbers in all processes: those of the first."""
+        if self.size == 1:
+            yield
+            return
+        own = random_states(device)
+        set_random_states(device, self.agreed(lambda: own))
+        yield
+        if not self.leads:
+            set_random_states(device, own)
+
+    def part(self, count: int) -> slice:
+        """Return which of a batch's elements this process takes; the first where none is left."""
+        return filled(parts(count, self.size)[self.rank])
+
+    def share(self, loader: Iterable[Any], pairs: bool | None, seed: int) -> Iterable[Any]:
+        """Return a loader of this process's parts, each with the number of the whole batch.
+
+        Args:
+            loader: Of whole batches, the same in every process.
+            pairs: As for `fit`.
+            seed: Of the order, where a ``DataLoader`` draws one of torch's global generator.
+
+        Raises:
+            ValueError: When gone through, if the processes are given other batches.
+        """
+        return loader if self.size == 1 else _Shares(loader, self, pairs, seed)
+
+
+class Share(NamedTuple):
+    """A process's part of a batch, and how many elements the whole has."""
+
+    batch: datasets.Batch
+    whole: int
+
+
+class _Shares:
+    """Goes through a loader and takes a part of every batch."""
+
+    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None, seed: int) -> None:
+        self._loader, self._world, self._pairs = loader, world, pairs
+        self._own: Iterable[Any] | None = None
+        self._wholes: deque[int] = deque()  # of the batches that are on their way
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            sampler = loader.sampler
+            if isinstance(sampler, RandomSampler) and sampler.generator is None:
+                sampler.generator = torch.Generator().manual_seed(seed)
+            if loader.batch_sampler is not None:
+                self._own = self._reading_part(loader, loader.batch_sampler)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Share]:
+        self._wholes.clear()
+        if self._own is not None:
+            for raw in self._own:
+                yield Share(datasets.unpack(raw, pairs=self._pairs), self._wholes.popleft())
+            return
+        for index, raw in enumerate(self._loader):
+            batch = datasets.unpack(raw, pairs=self._pairs)
+            if index == 0:
+                self._agree(float(batch.x.double().sum()))
+            part = self._world.part(len(batch.x))
+            x = batch.x[part]
+            target = x if batch.target is batch.x else batch.target[part]
+            y = None if batch.y is None else batch.y[part]
+            yield Share(datasets.Batch(x, target, y), len(batch.x))
+
+    def _reading_part(
+        self, loader: DataLoader[Any], batches: Iterable[list[int]]
+    ) -> DataLoader[Any]:
+        """Make a loader of the same data that reads no more than this process's part."""
+
+        def rows() -> Iterator[list[int]]:
+            for index, batch in enumerate(batches):
+                if index == 0:
+                    self._agree(list(batch))
+                self._wholes.append(len(batch))
+                yield batch[self._world.part(len(batch))]
+
+        return DataLoader(
+            loader.dataset,
+            batch_sampler=_Rows(rows),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+
+    def _agree(self, first: Any) -> None:
+        """Make sure that all processes see one order, by the first batch of an epoch."""
+        if any(other != first for other in self._world.collected(first)):
+            what = "the same batches in every process, of which each takes its part"
+            hint = "Seed the order of the data; fit(seed=) does so where they come unbatched."
+            raise ValueError(_checks.expected("data", what, "other ones in each", hint))
+
+
+@dataclass
+class _Rows:
+    """Batches of indices, made anew each time they are gone through."""
+
+    make: Callable[[], Iterator[list[int]]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.make()
+
+
+def parts(count: int, pieces: int) -> list[slice]:
+    """Cut a range into pieces of nearly one size, the larger ones first."""
+    least, more = divmod(count, pieces)
+    bounds = [i * least + min(i, more) for i in range(pieces + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
+
+
+def filled(part: slice) -> slice:
+    """Return a part, or where it is empty the first element, which then does not count."""
+    return part if part.start < part.stop else slice(0, 1)

@@ -1,0 +1,191 @@
+"""Trains small models, in as many processes as a launcher starts, and writes down what they become.
+
+Noise comes with the data, so that it is the same whichever process an element goes to.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+import vaekit as vk
+
+DIM, DRAWS, PIXELS = 3, 4, 8
+SIZES = 8, 8, 3  # of the batches: four processes have no share each of the last
+
+
+class Given(vk.distributions.DiagonalGaussian):
+    """A Gaussian whose draws use noise that was given."""
+
+    def __init__(self, mu, logvar, noise=None):
+        super().__init__(mu, logvar)
+        self.noise = noise
+
+    def rsample(self, sample_shape=(), generator=None):
+        if self.noise is None or tuple(sample_shape) not in ((), (DRAWS,)):
+            return super().rsample(sample_shape, generator)
+        noise = self.noise if sample_shape else self.noise[0]
+        return self.mean + noise * self.stddev
+
+
+class Encoder(vk.Encoder):
+    """Takes the noise of an element from behind its values."""
+
+    def forward(self, x, context=None):
+        values, noise = x[:, :PIXELS], x[:, PIXELS:]
+        mu, logvar = super().forward(values, context)
+        return Given(mu, logvar, noise.unflatten(1, (DRAWS, DIM)).movedim(1, 0))
+
+
+class Prior(torch.nn.Module):
+    """A Gaussian that is learned, and that draws with a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.mu = torch.nn.Parameter(torch.linspace(-1, 1, DIM))
+
+    def forward(self):
+        return vk.distributions.DiagonalGaussian(self.mu, torch.zeros_like(self.mu))
+
+
+def model() -> vk.VAE:
+    torch.manual_seed(0)
+    latent = vk.GaussianLatent(DIM)
+    encoder = Encoder(vk.networks.mlp(PIXELS, [16], latent.num_params), latent)
+    likelihood = vk.likelihoods.Gaussian(PIXELS, learn_sigma=True)
+    decoder = vk.Decoder(vk.networks.mlp(DIM, [16], PIXELS), likelihood)
+    return vk.VAE(encoder, decoder, Prior()).double()
+
+
+def values() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = sum(SIZES), PIXELS + DRAWS * DIM
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def data() -> vk.datasets.ArrayDataset:
+    x = values()
+    return vk.datasets.from_tensors(x, target=x[:, :PIXELS], dtype=torch.float64)
+
+
+def adversary() -> vk.objectives.Term:
+    torch.manual_seed(2)
+    net = vk.networks.mlp(DIM, [8], 1)
+    return vk.objectives.AdversarialTotalCorrelation(net)
+
+
+def tc(**options) -> vk.objectives.Objective:
+    return vk.Reconstruction() + vk.KL() + 3 * vk.TotalCorrelation(**options)
+
+
+def reference() -> vk.distributions.DiagonalGaussian:
+    generator = torch.Generator().manual_seed(3)
+    mu, logvar = torch.randn(2, 19, DIM, generator=generator, dtype=torch.float64)
+    return vk.distributions.DiagonalGaussian(mu, logvar)
+
+
+OBJECTIVES: dict[str, Callable[[], vk.objectives.Objective]] = {
+    "elbo": lambda: vk.Reconstruction() + vk.KL(),
+    "iwae": lambda: 1 * vk.objectives.ImportanceWeighted(),
+    "dreg": lambda: 1 * vk.objectives.ImportanceWeighted(gradient="dreg"),
+    "stratified": lambda: tc(),
+    "weighted": lambda: tc(estimator="weighted"),
+    "exact": lambda: tc(estimator="exact", dataset_posterior=reference()),
+    "mmd": lambda: vk.Reconstruction() + 10 * vk.objectives.MMD(),
+    "dip": lambda: vk.Reconstruction() + vk.KL() + vk.objectives.DIP(2, 3, within=True),
+    "factor": lambda: vk.Reconstruction() + vk.KL() + 5 * adversary(),
+}
+
+
+def trained(name: str, accumulate: int = 1, source=None, **options):
+    """Train on three batches by plain gradient descent; return the losses and the weights."""
+    made, objective = model(), OBJECTIVES[name]()
+    history = vk.fit(
+        made,
+        objective,
+        data() if source is None else source,
+        epochs=1,
+        batch_size=max(SIZES),
+        pairs=True,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, 1e-3),
+        samples=DRAWS if name in ("iwae", "dreg") else None,
+        validate_every=1,
+        accumulate=accumulate,
+        seed=0,
+        progress=False,
+        **options,
+    )
+    weights = {f"objective.{key}": value for key, value in objective.state_dict().items()}
+    return history.train, made.state_dict() | weights
+
+
+def sharing(folder: Path) -> dict[str, object]:
+    """Train a model whose noise is drawn: cut off, gone on with, and left alone."""
+
+    def plain(steps: int, **options):
+        torch.manual_seed(rank)  # what a process begins with is the first one's
+        net = torch.nn.Sequential(torch.nn.Linear(PIXELS, 6), torch.nn.BatchNorm1d(6))
+        latent = vk.GaussianLatent(DIM)
+        likelihood = vk.likelihoods.Gaussian(PIXELS)
+        decoder = vk.Decoder(vk.networks.mlp(DIM, [16], PIXELS), likelihood)
+        made = vk.VAE(vk.Encoder(net, latent), decoder)
+        x = values()[:16, :PIXELS].float()
+        objective = vk.Reconstruction() + vk.KL() + vk.objectives.MMD()
+        options = {"seed": 3, "progress": False, "validation": x, "batch_size": 8} | options
+        history = vk.fit(made, objective, x, steps=steps, **options)
+        return history, made.state_dict()
+
+    def ask(state) -> bool:
+        asked.append(rank)
+        return len(asked) == 2
+
+    def complain(state) -> None:
+        raise ArithmeticError("the callback's own")
+
+    rank, asked = torch.distributed.get_rank(), []
+    whole, alone = plain(9)
+    plain(5, checkpoint=folder / "checkpoints")
+    resumed, weights = plain(9, checkpoint=folder / "checkpoints", resume=True)
+    stopped, _ = plain(9, validate_every=1, callbacks=[ask])
+    _, averaged = plain(3, ema=0.5)
+    found = {
+        "alone": alone,
+        "resumed": weights,
+        "averaged": averaged,
+        "validation": (whole.validation, resumed.validation),
+        "noise": torch.get_rng_state(),
+        "asked": asked,
+        "steps": stopped.step,
+        "errors": [],
+    }
+    bare = DataLoader(torch.randn(8, PIXELS), 4, sampler=torch.randperm(8, generator=None).tolist())
+    torch.manual_seed(rank)
+    for options in ({"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}):
+        given = {"data": values()[:, :PIXELS].float()} | options
+        latent = vk.GaussianLatent(DIM)
+        decoder = vk.Decoder(torch.nn.Linear(DIM, PIXELS), vk.likelihoods.Gaussian(PIXELS))
+        made = vk.VAE(vk.Encoder(torch.nn.Linear(PIXELS, 2 * DIM), latent), decoder)
+        try:
+            vk.fit(made, vk.KL(), epochs=1, progress=False, **given)
+        except (ArithmeticError, ValueError) as error:
+            found["errors"].append(str(error))
+    return found
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    results = {f"{name}, {n}": trained(name, n) for name in OBJECTIVES for n in (1, 3)}
+    for workers in (0, 2):
+        loader = DataLoader(data(), max(SIZES), shuffle=True, num_workers=workers)
+        results[f"loader, {workers}"] = trained("stratified", source=loader)
+    whole = [*DataLoader(data(), max(SIZES))]
+    results["batches"] = trained("mmd", source=whole)
+    results["sharing"] = sharing(folder)
+    torch.save(results, folder / f"{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

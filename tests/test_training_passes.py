@@ -1,0 +1,226 @@
+import copy
+import weakref
+
+import processes
+import pytest
+import torch
+from models import elbo, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import vaekit as vk
+from vaekit.training import evaluate, fit
+from vaekit.training.how import How
+
+DATA = torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+
+
+def run(model: vk.VAE | None = None, objective=None, data=DATA, **options):
+    options = {"progress": False, "batch_size": 32, "epochs": 2, "seed": 0} | options
+    return fit(model or tiny(), objective or elbo(), data, **options)
+
+
+def maps() -> vk.VAE:
+    torch.manual_seed(0)
+    latent = vk.GaussianLatent(4)
+    net = vk.networks.conv((1, 8, 8), [8, 16], latent.num_params)
+    mirror = vk.networks.conv_transpose(4, [16, 8], (1, 8, 8))
+    likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+    return vk.VAE(vk.Encoder(net, latent), vk.Decoder(mirror, likelihood))
+
+
+def assert_same(one: vk.VAE, other: vk.VAE, **tolerance) -> None:
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, **tolerance)
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes that are held at once of what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in filter(torch.is_tensor, tree_leaves(out)):
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.seen:
+                self.seen.add(key)
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.free, key, size)
+        return out
+
+    def free(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("name", processes.OBJECTIVES)
+    def test_parts_have_the_gradient_of_the_whole(self, name) -> None:
+        losses, whole = processes.trained(name)
+        start = processes.model().state_dict()
+        first = "encoder.net.layers.0.weight"
+        assert not torch.equal(start[first], whole[first])
+        for parts in (2, 3, 8):
+            found, weights = processes.trained(name, parts)
+            torch.testing.assert_close(weights, whole, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+
+    def test_it_takes_less_memory(self) -> None:
+        peaks = []
+        for parts in (1, 8):
+            model, data = tiny(width=64), torch.rand(4096, 1, 8, 8).round()
+            with Allocated() as allocated:
+                run(model, data=data, batch_size=4096, epochs=1, accumulate=parts)
+            peaks.append(allocated.most)
+        assert peaks[1] < 0.6 * peaks[0]  # the batch itself stays
+
+    def test_a_scalar_that_is_no_statistic_is_refused(self) -> None:
+        class Alone(vk.objectives.Term):
+            def forward(self, out, x):
+                return out.z.mean()
+
+        with pytest.raises(ValueError, match="objective: expected terms of one value for each"):
+            run(objective=elbo() + Alone(), accumulate=2)
+
+    def test_a_prior_of_each_element_cannot_be_compared(self) -> None:
+        class Each(torch.nn.Module):
+            takes_context = True
+
+            def forward(self, context):
+                return vk.distributions.StandardGaussian(torch.zeros(len(context), 2), 1)
+
+        model = tiny()
+        model.prior = Each()
+        data = vk.datasets.from_tensors(DATA, torch.arange(len(DATA)))
+        objective = vk.Reconstruction() + vk.objectives.MMD()
+        run(model, objective, data, epochs=1)
+        with pytest.raises(ValueError, match="prior: expected one for all elements"):
+            run(model, objective, data, accumulate=2)
+
+    @pytest.mark.parametrize("parts", [0, 1.5])
+    def test_the_number_is_checked(self, parts, refuses) -> None:
+        refuses(ValueError, lambda: run(accumulate=parts), "accumulate: expected a whole number")
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_networks_are_lowered_and_nothing_else(self, precision, device) -> None:
+        model, seen = maps().to(device), {}
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                module.register_forward_hook(
+                    lambda _, given, result, name=name: seen.update({name: result.dtype})
+                )
+        x = DATA.to(device)
+        out = How(precision=precision)(model, x, None)
+        assert set(seen.values()) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+        single = {torch.float32}
+        assert {each.dtype for each in (*out.posterior, out.z, out.x_hat)} == single
+        assert {value.dtype for value in elbo()(out, x).terms.values()} == single
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_it_trains_as_well(self, precision, device) -> None:
+        train, test = vk.datasets.digits(binarize="threshold")
+        losses = []
+        for each in (None, precision):
+            model = maps().to(device)
+            history = run(model, data=train.to(device), epochs=8, precision=each)
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            losses.append(evaluate(model, elbo(), test.to(device))["loss"])
+            assert history["loss"][-1] < history["loss"][0]
+        assert abs(losses[1] - losses[0]) < 1.0  # nats, of 26
+
+    def test_validation_is_measured_alike(self) -> None:
+        model = maps()
+        history = run(model, precision="bf16", validation=DATA)
+        low, full = (
+            evaluate(model, elbo(), DATA, batch_size=32, precision=each)["loss"]
+            for each in ("bf16", None)
+        )
+        assert history.validation["loss"][-1] == low != full
+
+    def test_infinite_gradients_are_passed_over(self) -> None:
+        model = maps()
+        before = copy.deepcopy(model)
+        history = run(model, objective=1e6 * elbo(), epochs=1, precision="fp16")
+        assert_same(model, before, rtol=0, atol=0)  # at first the scale is too large throughout
+        assert len(history) == 1
+
+    def test_what_cannot_be_lowered_is_refused(self, refuses) -> None:
+        what = "precision: expected None, or weights of torch.float32"
+        refuses(ValueError, lambda: run(tiny().double(), precision="bf16"), what)
+        what = "precision: expected one of 'bf16', 'fp16', got 'half'"
+        refuses(ValueError, lambda: run(precision="half"), what)
+
+
+class TestMemory:
+    def test_recomputing_forgets_and_changes_nothing(self) -> None:
+        def deep() -> vk.VAE:
+            model = tiny()
+            net = vk.networks.mlp(2, [64] * 40, 64)
+            return vk.VAE(model.encoder, vk.Decoder(net, model.decoder.likelihood))
+
+        peaks, models, x = [], [deep(), deep()], DATA.repeat(16, 1, 1, 1)
+        models[1].load_state_dict(models[0].state_dict())
+        for model, recompute in zip(models, (False, True), strict=True):
+            with Allocated() as allocated:
+                run(model, data=x, batch_size=len(x), epochs=2, recompute=recompute)
+            peaks.append(allocated.most)
+            assert type(model.decoder.net.layers) is torch.nn.Sequential
+        assert_same(*models, rtol=0, atol=0)
+        assert peaks[1] < 0.5 * peaks[0]
+
+    def test_channels_last(self, device) -> None:
+        models = [maps().to(device), maps().to(device)]
+        for model, last in zip(models, (False, True), strict=True):
+            run(model, data=DATA.to(device), channels_last=last)
+            convolution = model.encoder.net.layers[2]
+            laid = convolution.weight.is_contiguous(memory_format=torch.channels_last)
+            assert laid is last
+        assert_same(*models, rtol=1e-4, atol=1e-5)
+
+
+class TestMovingAverage:
+    def test_it_is_the_average_of_the_weights(self) -> None:
+        def keep(state) -> None:
+            held.append(copy.deepcopy(state.model.state_dict()))
+
+        held: list = []
+        run(tiny(), validate_every=1, callbacks=[keep])
+        steps, held = held, []
+        model = tiny()
+        run(model, validate_every=1, callbacks=[keep], ema=0.8)
+        mean = steps[0]
+        for one in steps[1:]:
+            mean = {key: 0.8 * value + 0.2 * one[key] for key, value in mean.items()}
+        torch.testing.assert_close(dict(model.state_dict()), mean)
+        torch.testing.assert_close(dict(held[-1]), mean)
+
+    def test_it_is_what_is_validated(self) -> None:
+        model = tiny()
+        history = run(model, ema=0.9, validation=DATA)
+        assert (
+            evaluate(model, elbo(), DATA, batch_size=32)["loss"] == history.validation["loss"][-1]
+        )
+
+    def test_it_is_written_down(self, tmp_path) -> None:
+        whole, cut = tiny(), tiny()
+        run(whole, ema=0.9, epochs=4)
+        run(cut, ema=0.9, epochs=2, checkpoint=tmp_path)
+        held = tiny()
+        vk.training.load_checkpoint(held, tmp_path)
+        assert_same(held, cut, rtol=0, atol=0)
+        again = tiny()
+        run(again, ema=0.9, epochs=4, checkpoint=tmp_path, resume=True)
+        assert_same(again, whole, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("decay", [0, 1, -0.1])
+    def test_the_decay_is_checked(self, decay) -> None:
+        with pytest.raises(ValueError, match="ema: expected a decay between 0 and 1"):
+            run(ema=decay)

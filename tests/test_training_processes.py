@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request, tmp_path_factory) -> list[dict[str, object]]:
+    """What each process of a launcher ended with."""
+    folder = tmp_path_factory.mktemp(f"processes-{request.param}")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, f"--nproc-per-node={request.param}", processes.__file__, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    paths = [folder / f"{rank}.pt" for rank in range(request.param)]
+    return [torch.load(path, weights_only=False) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The same in one process, each run once."""
+    return {name: processes.trained(name) for name in processes.OBJECTIVES}
+
+
+class TestGradients:
+    @pytest.mark.parametrize("parts", [1, 3])
+    @pytest.mark.parametrize("name", processes.OBJECTIVES)
+    def test_those_of_one_process(self, ranks, alone, name, parts) -> None:
+        losses, weights = alone[name]
+        for rank in ranks:
+            found, others = rank[f"{name}, {parts}"]
+            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_loader_of_ones_own(self, ranks, workers) -> None:
+        first, *others = (rank[f"loader, {workers}"] for rank in ranks)
+        for other in others:
+            torch.testing.assert_close(other, first, rtol=0, atol=0)
+        start = processes.model().state_dict()
+        assert not torch.equal(first[1]["prior.mu"], start["prior.mu"])
+
+    def test_batches_of_ones_own(self, ranks) -> None:
+        batches = [*DataLoader(processes.data(), max(processes.SIZES))]
+        losses, weights = processes.trained("mmd", source=batches)
+        for rank in ranks:
+            found, others = rank["batches"]
+            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+
+
+class TestSharing:
+    def test_all_end_alike(self, ranks) -> None:
+        first, *others = (rank["sharing"] for rank in ranks)
+        for other in others:
+            for name in ("alone", "averaged"):
+                torch.testing.assert_close(other[name], first[name], rtol=0, atol=0)
+            assert other["validation"] == first["validation"]
+
+    def test_noise_is_each_ones_own(self, ranks) -> None:
+        states = [rank["sharing"]["noise"] for rank in ranks]
+        assert not any(torch.equal(states[0], state) for state in states[1:])
+
+    def test_a_run_goes_on_bit_for_bit(self, ranks) -> None:
+        for rank in ranks:
+            shared = rank["sharing"]
+            torch.testing.assert_close(shared["resumed"], shared["alone"], rtol=0, atol=0)
+            whole, resumed = shared["validation"]  # which has a row where it was cut off
+            assert {name: row[-1] for name, row in whole.items()} == {
+                name: row[-1] for name, row in resumed.items()
+            }
+
+    def test_the_first_is_asked_and_all_stop(self, ranks) -> None:
+        assert [rank["sharing"]["asked"] for rank in ranks] == [[0, 0]] + [[]] * (len(ranks) - 1)
+        assert {tuple(rank["sharing"]["steps"]) for rank in ranks} == {(1, 2)}
+
+    def test_errors_are_everyones(self, ranks) -> None:
+        what = "data: expected the same batches in every process"
+        for rank in ranks:
+            callback, batches, loader = rank["sharing"]["errors"]
+            assert callback == "the callback's own"
+            assert batches.startswith(what)
+            assert loader.startswith(what)
+
+
+def test_processes_that_are_not_connected_are_refused(tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from accelerate import PartialState\n"
+        "PartialState()  # which on a processor, without cpu=True, is of one process\n"
+        "import processes\n"
+        "processes.trained('elbo')\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(Path(processes.__file__).parent)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "launcher: expected torch.distributed to connect the processes" in done.stderr
