@@ -37,17 +37,16 @@ class World:
     @classmethod
     def joined(cls, device: torch.device) -> "World":
         """Join the others, where a launcher has started several."""
+        if not distributed.is_available():
+            return cls()
         if "LOCAL_RANK" in os.environ and not distributed.is_initialized():
             from accelerate import PartialState
 
             PartialState(cpu=device.type == "cpu")  # without cpu, each would be by itself on one
-        if not distributed.is_available() or not distributed.is_initialized():
-            started = int(os.environ.get("WORLD_SIZE", 1))
-            what = "torch.distributed to connect the processes that a launcher started"
-            hint = "accelerate was asked for its state before, and took this process to be alone."
-            got = f"one of {started} by itself"
-            if started > 1:
-                raise RuntimeError(_checks.expected("launcher", what, got, hint))
+            alone = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized()
+            what = "one that lets its processes be connected (torchrun, accelerate launch)"
+            _checks.require(not alone, "launcher", what, "one process of several, by itself")
+        if not distributed.is_initialized():
             return cls()
         return cls(distributed.get_world_size(), distributed.get_rank())
 
