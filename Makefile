@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: lint types layers api test doctest docs build check
+.PHONY: lint types layers api test doctest docs build check release
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -31,3 +31,6 @@ build:
 	$(PYTHON) -m twine check --strict dist/*
 
 check: lint types layers api test doctest docs build
+
+release:
+	PYTHON=$(PYTHON) tools/release.sh
