@@ -13,7 +13,6 @@ import pytest
 
 import vaekit as vk
 
-ROOT = Path(__file__).parent.parent
 HEADING = "# Changelog\n\n## [0.2.0] - unreleased\n\n"
 RELEASED = "## [0.1.0] - 2026-01-01\n\n### Changed\n\n- All is new, `rates` and `KL` and `nats`.\n"
 SHOP = {

@@ -5,7 +5,8 @@
 Fails where the code differs from ``api/current.txt``; where that differs from ``api/released.txt``,
 the snapshot of the last release, and the unreleased part of CHANGELOG.md does not say so; and where
 a deprecation names no version that removes it, or one that has come. ``record`` writes the current
-snapshot first; ``release``, once the changelog bears the date, makes it the released one.
+snapshot first; ``release``, once the changelog bears the date, makes it the released one. Until the
+first release that one holds what was public when recording began.
 
 Public is what ``vaekit.__all__`` lists, the ``__all__`` of each module that it lists, and
 ``vaekit.sklearn``; of a class its constructor, its operators and what bears no leading underscore,
