@@ -166,6 +166,12 @@ CASES = {
         "### Changed\n- `rate`.",
         "### Changed\n- `rate` of whole `x`.",
     ),
+    "an annotation changes beside a new parameter": (
+        (RATE, RATE.replace("x: float", "x: int").replace("True", "True, base: float = 2.0")),
+        "",
+        "### Added\n- `rate(x, base)`.",
+        "### Changed\n- `rate(x, base)`.",
+    ),
     "what is returned changes": (
         (RATE, RATE.replace("-> float", "-> int")),
         "",
@@ -284,6 +290,14 @@ def test_a_release_starts_anew(shop: Path, edit, say, capsys) -> None:
     assert api.main([], shop) == 0
     edit("nats: bool = False", "nats: bool = True")
     assert api.main(["record"], shop) == 1  # what the dated part says was said of another change
+
+
+@pytest.mark.parametrize("old", ["def rate(", '["losses", "rate"]'])
+def test_a_name_that_is_nowhere(old: str, shop: Path, capsys) -> None:
+    for path in (shop / "src" / "vaekit").iterdir():
+        path.write_text(path.read_text().replace(old, old.replace("rate", "rates")))
+    assert api.main([], shop) == 1
+    assert "a name that is nowhere: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

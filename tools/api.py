@@ -244,7 +244,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     package = griffe.load("vaekit", search_paths=[root / "src"], allow_inspection=False)
     if not isinstance(package, griffe.Module):
         raise TypeError(f"expected a package, got {package!r}")
-    code = snapshot(package)
+    try:
+        code = snapshot(package)
+    except (griffe.AliasResolutionError, KeyError) as error:
+        print(f"An __all__ lists a name that is nowhere: {error}")
+        return 1
     version = runpy.run_path(str(root / "src/vaekit/_version.py"))["__version__"]
     items = unreleased((root / "CHANGELOG.md").read_text("utf-8"))
     current, released = root / "api" / "current.txt", root / "api" / "released.txt"
