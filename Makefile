@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: lint types layers test doctest docs build check
+.PHONY: lint types layers api test doctest docs build check release
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -11,6 +11,9 @@ types:
 
 layers:
 	lint-imports
+
+api:
+	$(PYTHON) tools/api.py
 
 test:
 	$(PYTHON) -m pytest
@@ -27,4 +30,7 @@ build:
 	$(PYTHON) -m build
 	$(PYTHON) -m twine check --strict dist/*
 
-check: lint types layers test doctest docs build
+check: lint types layers api test doctest docs build
+
+release:
+	PYTHON=$(PYTHON) tools/release.sh

@@ -33,11 +33,10 @@ from vaekit.vae import VAE, evaluating
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
 _ROWS = 1024  # encoded at once
-#: Writes a constructor that does what scikit-learn asks of one: to keep what it is given.
-_parameters = dataclass(eq=False, repr=False)
 
 
-@_parameters
+# The constructor does what scikit-learn asks of one: it keeps what it is given.
+@dataclass(eq=False, repr=False)
 class VAEEstimator(BaseEstimator):  # type: ignore[misc]
     """What the estimators share: a model of the columns, to fit, to ask and to draw from.
 
@@ -269,7 +268,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         return tags
 
 
-@_parameters
+@dataclass(eq=False, repr=False)
 class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     r"""Rows that the model of the others finds unlikely, as a scikit-learn outlier detector.
 
