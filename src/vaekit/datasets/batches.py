@@ -163,13 +163,14 @@ class _Batches:
         return -(-len(self._data) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        # Nothing is drawn before the first batch is asked for: Lightning calls iter() to look.
         data, rows, coins = self._data, torch.arange(len(self._data)), None
         if self._shuffle:
             rows = torch.randperm(len(rows), generator=self.generator)
         if self.generator is not None and data.binarize == "dynamic":
             seed = torch.randint(2**63 - 1, (), generator=self.generator)
             coins = Generator(data.device).manual_seed(int(seed))
-        return map(partial(data.gather, generator=coins), rows.split(self._batch_size))
+        yield from map(partial(data.gather, generator=coins), rows.split(self._batch_size))
 
 
 def batches(
