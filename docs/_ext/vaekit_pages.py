@@ -134,6 +134,7 @@ GALLERY = [
     "disentangle.py",
     "interpolate.py",
     "overfitting.py",
+    "lightning_module.py",
 ]
 
 
