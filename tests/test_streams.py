@@ -1,6 +1,9 @@
 """Data that outgrow memory reach fit through the ordinary DataLoader: as files, maps and shards."""
 
 import io
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +183,49 @@ def test_a_stream_of_unknown_length(wrap: Any, refuses) -> None:
     assert fit(40).step == [5]
 
 
+class Watched:
+    """Batches of a loader, whose labels are written down as they are read."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader, self.passes = loader, []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes.append([])
+        for batch in self.loader:
+            self.passes[-1] += batch["y"].tolist()
+            yield batch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_hugging_face_shuffles_anew_where_it_is_told_the_pass(workers: int) -> None:
+    for told in (False, True):
+        stream = table().to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=20)
+        batches = Watched(DataLoader(stream, 8, num_workers=workers))
+        callbacks = [lambda state, stream=stream: stream.set_epoch(state.epoch)] * told
+        vk.fit(tiny(), elbo(), batches, epochs=2, callbacks=callbacks, **OPTIONS)
+        first, second = batches.passes
+        assert sorted(first) == sorted(second) == list(range(40))
+        assert (first != second) == told
+
+
 def test_every_worker_reads_a_stream_that_does_not_divide_it() -> None:
     # As the guide warns; webdataset and Hugging Face divide their shards, see above.
     assert sum(len(x) for x in DataLoader(Halves(), 8, num_workers=2)) == 80
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux's kernel")
+@pytest.mark.parametrize("held", [False, True], ids=["mapped", "in memory"])
+def test_training_stays_under_a_limit_that_the_data_exceed(held: bool, tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent / "examples" / "bigger_than_memory.py"
+    options = ["--gigabytes", "0.25", "--limit", "128", "--steps", "20", "--folder", str(tmp_path)]
+    command = [sys.executable, str(example), *options, *["--in-memory"] * held]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "65,536 images, 256 MiB" in done.stdout
+    if held:
+        assert done.returncode == 1
+        assert "Unable to allocate 256. MiB" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    added, allowed = re.search(r"(\d+) MiB of them added, of (\d+) allowed", done.stdout).groups()
+    assert int(added) <= int(allowed) == 128
+    assert not list(tmp_path.iterdir())

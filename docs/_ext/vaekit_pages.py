@@ -135,6 +135,7 @@ GALLERY = [
     "interpolate.py",
     "overfitting.py",
     "lightning_module.py",
+    "bigger_than_memory.py",
 ]
 
 
