@@ -1,6 +1,6 @@
 """
-Lightning: the same training in a module of ten lines
-=====================================================
+Lightning: the same training in a LightningModule
+=================================================
 
 A VAE and its objective are ordinary modules, so whoever has a ``Trainer`` of Lightning's set up
 (for many devices, for loggers, for callbacks) trains them there. The weights come out as those of
@@ -14,6 +14,7 @@ A VAE and its objective are ordinary modules, so whoever has a ``Trainer`` of Li
 
 import argparse
 import copy
+import logging
 from pathlib import Path
 
 import lightning
@@ -35,6 +36,7 @@ parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
 parser.add_argument("--out", type=Path, default=Path("runs/lightning"), help="where pictures go")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 # %%
 # The module
@@ -51,7 +53,7 @@ class VAEModule(lightning.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return what is minimised."""
         return self.measure(self.model(batch[0]), batch[0], "train")
 
