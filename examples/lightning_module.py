@@ -149,7 +149,7 @@ for name, value in sorted(trainer.callback_metrics.items()):
 # Generate
 # --------
 # What Lightning trained is the model itself, which draws, encodes and is saved as any other. It is
-# left in training mode.
+# still in training mode.
 
 model.to(args.device).eval()
 generator = torch.Generator(args.device).manual_seed(args.seed)

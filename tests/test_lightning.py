@@ -130,6 +130,16 @@ def test_validating_leaves_the_training_as_it_was(example: SimpleNamespace) -> N
         assert torch.equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+@pytest.mark.parametrize("training", [True, False])
+def test_it_trains_in_the_mode_that_the_model_is_in(training: bool, example) -> None:
+    # As the page warns: a model that fit or a file left in evaluation mode stays in it.
+    data, test = part("static")
+    module = example.VAEModule(tiny().train(training), elbo())
+    train(module, data, test, max_epochs=1)
+    assert module.model.training == training
+
+
 def test_a_term_that_was_not_told_the_size_says_so(example: SimpleNamespace, refuses) -> None:
     module = example.VAEModule(tiny(), elbo() + vk.TotalCorrelation())
     data, _ = part("static")
