@@ -95,7 +95,7 @@ shutil.copy2(HERE / "_templates" / "gallery.rst", EXAMPLES / "GALLERY_HEADER.rst
 sphinx_gallery_conf = {
     "examples_dirs": str(EXAMPLES),
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",
+    "filename_pattern": r"(?<!bigger_than_memory)\.py$",  # which limits the memory of its process
     "within_subsection_order": "vaekit_pages.InOrder",
     "capture_repr": (),
     "download_all_examples": False,

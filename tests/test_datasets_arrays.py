@@ -376,6 +376,61 @@ def test_copies_hold_the_same(copied: Any, name: str, tmp_path: Path) -> None:
     assert torch.equal(before[1], after[1])
 
 
+def _store(folder: Path, order: str, mode: str) -> np.memmap:
+    x = np.random.default_rng(0).integers(0, 256, (3000, 5, 4), np.uint8)
+    np.save(folder / "large.npy", np.asarray(x, order=order))
+    return np.load(folder / "large.npy", mmap_mode=mode)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_copy_of_a_memory_map_is_a_map_of_the_same_file(
+    order: str, mode: str, copied: Any, tmp_path: Path
+) -> None:
+    x = _store(tmp_path, order, mode)
+    data = from_tensors(x, target=x[:, :2]).subset(range(1, 3000, 2))
+    other = copied(data)
+    for one, two in zip(data[:].values(), other[:].values(), strict=True):
+        assert one.equal(two)
+    if mode == "r+":
+        x[1] = 255 - x[1]
+        assert other[0]["x"].equal(data[0]["x"])
+    if mode != "c":
+        assert other._x.filename == x.filename
+        assert len(pickle.dumps(from_tensors(x))) < 2000 < x.nbytes
+
+
+def test_what_only_memory_holds_of_a_map_is_pickled(tmp_path: Path) -> None:
+    x = _store(tmp_path, "C", "c")
+    x[0] = 7  # which the file is not told
+    assert (pickle.loads(pickle.dumps(from_tensors(x)))[0] * 255 == 7).all()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_that_are_started_anew_map_the_file(tmp_path: Path) -> None:
+    data = from_tensors(_store(tmp_path, "C", "r"))
+    loader = DataLoader(data, 500, num_workers=1, multiprocessing_context="spawn")
+    assert torch.cat(list(loader)).equal(data[:])
+
+
+def test_bytes_are_not_read_to_see_whether_they_can_be_made_binary(tmp_path: Path) -> None:
+    _Watched.read = []  # type: ignore[attr-defined]
+    x = _Watched(tmp_path / "x", np.uint8, "w+", shape=(1000, 4))
+    from_tensors(x, binarize="dynamic")
+    assert _Watched.read == []  # type: ignore[attr-defined]
+    from_tensors(x, binarize="dynamic", scale=16)
+    assert len(_Watched.read) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static"])
+def test_large_elements_are_looked_at_a_few_at_a_time(binarize: Any, tmp_path: Path) -> None:
+    _Watched.read = []  # type: ignore[attr-defined]
+    x = _Watched(tmp_path / "x", np.float16, "w+", shape=(10, 3, 1000, 1000))
+    from_tensors(x, binarize=binarize)
+    assert {len(rows) for rows in _Watched.read} == {1}  # type: ignore[attr-defined]
+
+
 # torch's own DataLoader
 
 

@@ -184,6 +184,17 @@ def test_each_epoch_has_its_own_order() -> None:
     assert first != second
 
 
+def test_nothing_is_drawn_before_the_first_batch_is_asked_for() -> None:
+    orders = []
+    for looks in (0, 2):
+        generator = torch.Generator().manual_seed(0)
+        batches_of_x = loader(X, 3, shuffle=True, generator=generator)
+        for _ in range(looks):
+            iter(batches_of_x)  # to see whether it can be gone through, as Lightning does
+        orders.append(torch.cat(list(batches_of_x)))
+    assert orders[0].equal(orders[1])
+
+
 def test_the_fast_path_reads_no_single_element(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     gather = ArrayDataset.gather

@@ -34,14 +34,16 @@ rm -r "$work/tests/src"
 cd "$work/tests"
 
 for leg in "${legs[@]}"; do
-    resolution="$leg" check=()
-    if [ "$leg" = lowest ]; then resolution=lowest-direct check=(--lowest); fi
+    resolution="$leg" group=test check=()
+    if [ "$leg" = lowest ]; then
+        resolution=lowest-direct group=test-lowest check=(--lowest)
+    fi
     say "$leg: the sdist"
     uv venv --quiet --clear --python "$(command -v "$PYTHON")" "$work/env"
     uv pip compile --quiet --python "$work/env" --resolution "$resolution" --extra all \
-        --group test --output-file "$work/versions" pyproject.toml
+        --group "$group" --output-file "$work/versions" pyproject.toml
     install() { uv pip install --quiet --python "$work/env" "$@"; }
-    install --constraints "$work/versions" --group test "vaekit[all] @ file://$sdist"
+    install --constraints "$work/versions" --group "$group" "vaekit[all] @ file://$sdist"
     "$work/env/bin/python" tools/installed.py "${check[@]}"
     say "$leg: the wheel"
     install --reinstall --no-deps "$wheel"

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,7 +118,8 @@ def to_rst(markdown: str) -> str:
 
 
 def hush(gallery_conf: Any, fname: str) -> None:
-    """Keep progress bars out of the pages: write them where nobody reads."""
+    """Keep out of the pages what is said by the way: progress bars, and warnings of Lightning's."""
+    warnings.filterwarnings("ignore", module="lightning")
     tqdm.auto.tqdm = functools.partial(tqdm.std.tqdm, file=io.StringIO())
 
 
@@ -134,6 +136,8 @@ GALLERY = [
     "disentangle.py",
     "interpolate.py",
     "overfitting.py",
+    "lightning_module.py",
+    "bigger_than_memory.py",
 ]
 
 

@@ -1,6 +1,7 @@
 """Arrays that know how to make batches."""
 
 import copy
+import mmap
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -25,7 +26,8 @@ class ArrayDataset(Dataset[Any]):
 
     Images stay bytes and become floats in [0, 1] a batch at a time. A batch is gathered whole, so
     that the ordinary ``DataLoader`` over this data set runs at the speed of indexing: leave its
-    ``collate_fn`` as it is.
+    ``collate_fn`` as it is. The loader's workers are handed a memory-mapped array as the file it is
+    in, which each maps for itself.
 
     An element is ``x``; ``(x, label)`` where there are labels; and a mapping of ``x``, ``target``
     and (where there are labels) ``y`` where there is a target.
@@ -36,7 +38,7 @@ class ArrayDataset(Dataset[Any]):
         target: What is to be reconstructed in place of ``x``, where that differs.
         binarize: ``"none"``; ``"threshold"``: 1 where the value is at least ``threshold``;
             ``"dynamic"``: 1 with the value as its probability, drawn afresh every time an element
-            is read; ``"static"``: the same, drawn once.
+            is read; ``"static"``: the same, drawn once, and held in memory.
         threshold: Where ``"threshold"`` cuts, in (0, 1].
         scale: What values are divided by (a target's too, where it has the dtype of ``x``). By
             default 255 for bytes and 1 for everything else; 1 for bytes that are counts or classes.
@@ -157,6 +159,18 @@ class ArrayDataset(Dataset[Any]):
         """Return a whole batch, in the form that torch's ``DataLoader`` asks for."""
         return [_Gathered(self.gather(torch.as_tensor(indices)))]
 
+    def __copy__(self) -> "ArrayDataset":
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _placed(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, np.memmap(**value) if isinstance(value, _Place) else value)
+
     def subset(self, indices: Any) -> "ArrayDataset":
         """Return the elements at ``indices`` (or where a mask is true), over the same memory.
 
@@ -250,8 +264,16 @@ class ArrayDataset(Dataset[Any]):
         target = _floats(_take(self._target, rows), self._target_scale, self.dtype)
         return {"x": x, "target": target} | ({} if y is None else {"y": y})
 
+    def _parts(self) -> Sequence[Tensor]:
+        """Divide the rows of the array into parts that fit into memory, as floats too."""
+        few = min(4096, max(1, 2**22 // self.shape.numel()))
+        parts: Sequence[Tensor] = torch.arange(len(self._x), device=self.device).split(few)
+        return parts
+
     def _check_unit_interval(self) -> None:
-        for rows in torch.arange(len(self._x)).split(4096):
+        if self._x.dtype in (torch.uint8, np.uint8) and self._scale >= 255:
+            return  # they cannot lie elsewhere, so that a large file need not be read through
+        for rows in self._parts():
             x = _floats(_take(self._x, rows), self._scale, self.dtype)
             if not x.is_floating_point() or not 0 <= x.min() <= x.max() <= 1:  # nor NaN
                 got = f"x from {x.min():g} to {x.max():g}, {self._x.dtype}"
@@ -260,11 +282,11 @@ class ArrayDataset(Dataset[Any]):
 
     def _draw_once(self, seed: int) -> None:
         generator = torch.Generator(self.device).manual_seed(seed)
-        parts = []
-        for rows in torch.arange(len(self._x), device=self.device).split(4096):
+        drawn = torch.empty(self._x.shape, dtype=torch.uint8, device=self.device)
+        for rows in self._parts():
             x = _floats(_take(self._x, rows), self._scale, self.dtype)
-            parts.append(_coins(x, generator).to(torch.uint8))
-        self._x, self._scale = torch.cat(parts), 1
+            drawn[rows] = _coins(x, generator).to(torch.uint8)
+        self._x, self._scale = drawn, 1
 
 
 def from_tensors(
@@ -311,6 +333,27 @@ def _collate_gathered(batch: list[_Gathered], *, collate_fn_map: Any = None) -> 
 
 
 default_collate_fn_map[_Gathered] = _collate_gathered
+
+
+class _Place(dict[str, Any]):
+    """What `numpy.memmap` takes to map a file once more."""
+
+
+def _placed(value: Any) -> Any:
+    """Return where a memory-mapped array is: pickled, it would be read into memory as a whole."""
+    if type(value) is not np.memmap or not isinstance(value.base, mmap.mmap):  # a part of one
+        return value
+    if value.filename is None or value.mode == "c":  # with changes that no file holds
+        return value
+    fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+    return _Place(
+        filename=value.filename,
+        dtype=value.dtype,
+        mode="r" if value.mode == "r" else "r+",
+        offset=value.offset,
+        shape=value.shape,
+        order="F" if fortran else "C",
+    )
 
 
 def _as_array(argument: str, value: Any) -> Array:

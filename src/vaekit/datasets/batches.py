@@ -61,7 +61,9 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
         return batch
     if isinstance(batch, Mapping):
         if "x" not in batch:
-            raise ValueError(_checks.expected("batch", "a mapping with 'x'", f"keys {list(batch)}"))
+            hint = "Rename them: x, and where there are any, target and y."
+            got = f"keys {list(batch)}"
+            raise ValueError(_checks.expected("batch", "a mapping with 'x'", got, hint))
         if pairs and batch.get("target") is None:
             got = f"keys {list(batch)}"
             raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
@@ -96,7 +98,12 @@ def alike(one: Any, other: Any) -> bool:
 
 def _tensor(value: Any) -> Tensor:
     """Make a tensor; numpy's floats become torch's default ones, as in `from_tensors`."""
-    tensor = torch.as_tensor(value)
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # lists of lists of tensors, pictures, words
+        hint = 'Let the data set return tensors; those of Hugging Face: .with_format("torch").'
+        what, got = "tensors or arrays", f"a {type(value).__name__}"
+        raise TypeError(_checks.expected("batch", what, got, hint)) from None
     if not isinstance(value, Tensor) and tensor.is_floating_point():
         return tensor.to(torch.get_default_dtype())
     return tensor
@@ -114,8 +121,9 @@ def loader(
     """Return an iterable over batches of whatever data are given.
 
     Args:
-        data: A tensor or an array; a torch ``Dataset``; or anything that yields batches by itself,
-            like a ``DataLoader``, which is returned as it is.
+        data: A tensor or an array; a torch ``Dataset``, or another that has its ``__getitems__``,
+            as those of Hugging Face do; or anything that yields batches by itself, like a
+            ``DataLoader``, which is returned as it is.
         batch_size: How many elements a batch has, where it is for us to say.
         shuffle: Whether a ``Dataset`` is gone through in random order.
         generator: Of that order, and of what an `ArrayDataset` draws; torch's global ones if None.
@@ -139,7 +147,7 @@ def loader(
         return _Batches(data, batch_size, shuffle, generator)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size)
-    if isinstance(data, Dataset):
+    if _is_dataset(data):
         if not hasattr(data, "__len__"):
             what = "a Dataset that tells its length, or an IterableDataset"
             raise TypeError(_checks.expected(argument, what, type(data).__name__))
@@ -163,13 +171,14 @@ class _Batches:
         return -(-len(self._data) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        # Nothing is drawn before the first batch is asked for: Lightning calls iter() to look.
         data, rows, coins = self._data, torch.arange(len(self._data)), None
         if self._shuffle:
             rows = torch.randperm(len(rows), generator=self.generator)
         if self.generator is not None and data.binarize == "dynamic":
             seed = torch.randint(2**63 - 1, (), generator=self.generator)
             coins = Generator(data.device).manual_seed(int(seed))
-        return map(partial(data.gather, generator=coins), rows.split(self._batch_size))
+        yield from map(partial(data.gather, generator=coins), rows.split(self._batch_size))
 
 
 def batches(
@@ -193,9 +202,14 @@ def batches(
         raise ValueError(_checks.expected(argument, "at least one batch", "none"))
 
 
+def _is_dataset(data: Any) -> bool:
+    """Tell what has elements from what yields batches, also where it is no class of torch's."""
+    return isinstance(data, Dataset) or hasattr(data, "__getitems__")
+
+
 def size(data: Any) -> int | None:
     """Count the elements, where that can be known without reading them."""
-    whole = isinstance(data, DataLoader | Tensor | np.ndarray | Dataset)
+    whole = isinstance(data, DataLoader | Tensor | np.ndarray) or _is_dataset(data)
     if isinstance(data, DataLoader):  # whose sampler may take a part of its data set
         data = data.dataset if isinstance(data.dataset, IterableDataset) else data.sampler
     if whole:
