@@ -86,10 +86,10 @@ class Network(nn.Module):
         ndims = len(self.in_shape)
         if ndims == 1 and math.prod(x.shape[1:]) == self.in_shape[0]:
             return x.ndim - 1
-        if x.ndim >= ndims and x.shape[x.ndim - ndims :] == self.in_shape:
-            return ndims
         if x.ndim == 2 and x.shape[1] == self.in_shape.numel():  # a latent of maps comes flat
             return 1
+        if x.shape[-ndims:] == self.in_shape:
+            return ndims
         if ndims == 1:
             what = f"{self.in_shape[0]} values for each element"
         else:
