@@ -69,7 +69,7 @@ class Network(nn.Module):
         out, batch = x, x.shape[:1]
         if x.shape[1:] != self.in_shape:
             batch = x.shape[: x.ndim - self._event_ndims(x)]
-            out = x.reshape(batch.numel(), *self.in_shape)
+            out = x.reshape(-1, *self.in_shape)
         try:
             for layer in self.layers:
                 out = layer(out)
@@ -368,8 +368,8 @@ class Conditioned(nn.Module):
             what = f"labels or {self.size} attributes for each element"
             raise TypeError(_checks.expected("context", what, None))
         x = _floats(x, self)
-        beside = self._values(as_context(context), len(x)).to(x)
-        x = x.reshape(len(x), *self.in_shape)
+        beside = self._values(as_context(context), x.shape[0]).to(x)
+        x = x.reshape(x.shape[0], *self.in_shape)
         ones = (1,) * (x.ndim - 2)
         beside = beside.reshape(*beside.shape, *ones).expand(-1, -1, *x.shape[2:])
         out: Tensor = self.net(torch.cat([x, beside], dim=1))
