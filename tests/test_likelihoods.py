@@ -468,3 +468,12 @@ def test_variance_and_mode_are_those_of_the_probabilities(name: str) -> None:
     variance = (probabilities * (x[..., 0] - mean).square()).sum(0)
     torch.testing.assert_close(p.variance[:, 0], variance, rtol=1e-6, atol=1e-8)
     assert torch.equal(p.mode[:, 0], values.to(f64)[probabilities.argmax(0)])
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (1, 1, 8), (8,), (2, 4)])
+def test_a_batch_of_one_element_is_a_batch(shape) -> None:
+    likelihood = lk.Bernoulli(shape)
+    assert likelihood(torch.zeros(1, 8)).batch_shape == (1,)
+    assert likelihood(torch.zeros(1, *shape)).batch_shape == (1,)
+    if shape == (2, 4):  # what can only be one element without a batch is taken for that
+        assert likelihood(torch.zeros(shape)).batch_shape == ()

@@ -426,3 +426,10 @@ def test_every_network_is_tested_here() -> None:
         "conv_transpose_maps",
         "mlp",
     }
+
+
+def test_flat_maps_of_one_channel_are_a_batch_of_one() -> None:
+    net = networks.conv_transpose_maps(1, [4], (1, 9))
+    z = torch.randn(1, net.in_shape.numel())
+    assert net(z).shape == (1, 1, 9)
+    torch.testing.assert_close(net(z.expand(3, -1))[0], net(z)[0])

@@ -8,6 +8,7 @@ swapped without touching the others.
 from vaekit import (
     datasets,
     distributions,
+    export,
     hierarchy,
     latents,
     likelihoods,
@@ -44,6 +45,7 @@ __all__ = [
     "datasets",
     "decompose_kl",
     "distributions",
+    "export",
     "fit",
     "hierarchy",
     "kl_divergence",

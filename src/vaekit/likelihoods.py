@@ -88,12 +88,12 @@ class Likelihood(nn.Module, ABC):
 
     def _shaped(self, params: Tensor) -> Tensor:
         """Give the parameters the data's shape, flat or shaped as they may come."""
-        n, shape = len(self.shape), self._stacked
+        n, shape, flat = len(self.shape), self._stacked, params.shape[-1:] == (self.num_params,)
         if params.dtype.itemsize < 4:  # half precision, under autocast
             params = params.float()
-        if params.ndim >= n and params.shape[params.ndim - n :] == shape:
+        if not (flat and params.ndim <= n) and params.shape[-n:] == shape:
             return params
-        if params.shape[-1:] == (self.num_params,):
+        if flat:
             return params.reshape(*params.shape[:-1], *shape)
         what = f"shape (..., {self.num_params}) or {('...', *shape)}".replace("'", "")
         raise ValueError(_checks.expected("params", what, tuple(params.shape)))

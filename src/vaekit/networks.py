@@ -69,7 +69,7 @@ class Network(nn.Module):
         out, batch = x, x.shape[:1]
         if x.shape[1:] != self.in_shape:
             batch = x.shape[: x.ndim - self._event_ndims(x)]
-            out = x.reshape(batch.numel(), *self.in_shape)
+            out = x.reshape(-1, *self.in_shape)
         try:
             out = self.layers(out)
         except RuntimeError as error:
@@ -86,10 +86,10 @@ class Network(nn.Module):
         ndims = len(self.in_shape)
         if ndims == 1 and math.prod(x.shape[1:]) == self.in_shape[0]:
             return x.ndim - 1
-        if x.ndim >= ndims and x.shape[x.ndim - ndims :] == self.in_shape:
-            return ndims
         if x.ndim == 2 and x.shape[1] == self.in_shape.numel():  # a latent of maps comes flat
             return 1
+        if x.shape[-ndims:] == self.in_shape:
+            return ndims
         if ndims == 1:
             what = f"{self.in_shape[0]} values for each element"
         else:
@@ -368,8 +368,8 @@ class Conditioned(nn.Module):
             what = f"labels or {self.size} attributes for each element"
             raise TypeError(_checks.expected("context", what, None))
         x = _floats(x, self)
-        beside = self._values(as_context(context), len(x)).to(x)
-        x = x.reshape(len(x), *self.in_shape)
+        beside = self._values(as_context(context), x.shape[0]).to(x)
+        x = x.reshape(x.shape[0], *self.in_shape)
         ones = (1,) * (x.ndim - 2)
         beside = beside.reshape(*beside.shape, *ones).expand(-1, -1, *x.shape[2:])
         out: Tensor = self.net(torch.cat([x, beside], dim=1))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -78,11 +79,11 @@ class FlowDistribution(Reparameterized):
         There is no closed form. The estimate is the same at every call, and exact where the
         transforms are linear.
         """
-        mu, generator = self.base.mean, torch.Generator().manual_seed(0)
-        half = torch.randn((_PAIRS, *self.event_shape), generator=generator, dtype=torch.float64)
-        half = half.to(mu).reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
+        # Numpy's noise is a constant to torch.export, which forgets the seed of torch's.
+        half = torch.tensor(np.random.default_rng(0).standard_normal((_PAIRS, *self.event_shape)))
+        half = half.to(self.base.mean).reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
         moved = torch.cat([half, -half]) * self.base.stddev
-        return _through(mu + moved, self.transforms)[0].mean(0)
+        return _through(self.base.mean + moved, self.transforms)[0].mean(0)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "FlowDistribution":
         """Return the same distribution over a larger batch."""

@@ -49,9 +49,9 @@ class Joint(Checked):
     ) -> None:
         self.parts = list(parts)
         shapes = [(*part.batch_shape, "|", *part.event_shape) for part in self.parts]
-        alike = {(part.batch_shape, len(part.event_shape)) for part in self.parts}
+        alike = [(part.batch_shape, len(part.event_shape)) for part in self.parts]
         what = "distributions over one dimension, of one batch shape"
-        _checks.require([ndim for _, ndim in alike] == [1], "parts", what, shapes)
+        _checks.require(0 < len(alike) == alike.count((alike[0][0], 1)), "parts", what, shapes)
         self._sizes = [part.event_shape[0] for part in self.parts]
         self.columns = None if columns is None else [list(places) for places in columns]
         self._order = None if self.columns is None else _order(self.columns, self._sizes)
