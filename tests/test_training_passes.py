@@ -1,10 +1,14 @@
 import copy
+import math
 import weakref
 
 import processes
 import pytest
 import torch
+import torchmetrics
+from accelerate.tracking import GeneralTracker
 from models import elbo, tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -224,3 +228,92 @@ class TestMovingAverage:
     def test_the_decay_is_checked(self, decay) -> None:
         with pytest.raises(ValueError, match="ema: expected a decay between 0 and 1"):
             run(ema=decay)
+
+
+class TestMetrics:
+    def test_they_are_taken_over_the_validation_data(self, device) -> None:
+        model, held = tiny().to(device), DATA[:50].to(device)
+        metrics = {
+            "mse": torchmetrics.MeanSquaredError(),
+            "psnr": torchmetrics.image.PeakSignalNoiseRatio(data_range=1.0),
+        }
+        history = run(model, data=DATA.to(device), validation=held, metrics=metrics)
+        assert list(history.validation) == ["loss", "reconstruction", "kl", "mse", "psnr"]
+        assert "mse" not in history.train
+        found = evaluate(model, elbo(), held, batch_size=32, metrics=metrics)
+        with vk.training.measures.measuring(model, 0):
+            x_hat = torch.cat([model(batch).x_hat for batch in held.split(32)])
+        mse = (x_hat - held).square().mean().item()
+        assert found["mse"] == history.validation["mse"][-1] == pytest.approx(mse, rel=1e-5)
+        assert found["psnr"] == pytest.approx(-10 * math.log10(mse), rel=1e-5)
+
+    def test_of_several_draws_the_mean_is_measured(self) -> None:
+        objective = vk.objectives.ImportanceWeighted()
+        metrics = {"mse": torchmetrics.MeanSquaredError()}
+        model = tiny()
+        found = evaluate(model, objective, DATA, samples=5, metrics=metrics)
+        with vk.training.measures.measuring(model, 0):
+            x_hat = model(DATA, samples=5).x_hat
+        assert found["mse"] == pytest.approx((x_hat.mean(0) - DATA).square().mean().item(), 1e-5)
+
+    def test_what_is_none_is_refused(self, refuses) -> None:
+        mse = torchmetrics.MeanSquaredError()
+        refuses(ValueError, lambda: run(metrics={"mse": mse}), "validation: expected data, where m")
+        taken = {"kl": mse}
+        refuses(ValueError, lambda: run(metrics=taken, validation=DATA), "metrics: expected other")
+        bare = {"mse": torch.nn.functional.mse_loss}
+        refuses(TypeError, lambda: run(metrics=bare, validation=DATA), "metrics: expected metrics")
+
+
+class TestTrackers:
+    def test_tensorboard(self, tmp_path) -> None:
+        history = run(validation=DATA, log_with="tensorboard", log_dir=tmp_path)
+        events = EventAccumulator(str(tmp_path / "vaekit")).Reload()
+        for name in ("loss", "reconstruction", "kl"):
+            for group in ("train", "validation"):
+                scalars = events.Scalars(f"{group}/{name}")
+                assert [scalar.step for scalar in scalars] == history.step
+                values = getattr(history, group)[name]
+                assert [scalar.value for scalar in scalars] == pytest.approx(values)
+        (settings,) = tmp_path.rglob("hparams.yml")
+        assert "batch_size: 32" in settings.read_text()
+
+    def test_one_of_ones_own(self) -> None:
+        class Kept(GeneralTracker):
+            name, requires_logging_directory, tracker = "kept", False, None
+
+            def __init__(self):
+                super().__init__()
+                self.calls = []
+
+            def start(self):
+                self.calls.append("start")
+
+            def store_init_configuration(self, values):
+                self.calls.append(values["seed"])
+
+            def log(self, values, step=None):
+                self.calls.append((step, sorted(values)))
+
+            def finish(self):
+                self.calls.append("finish")
+
+        def fail(state) -> None:
+            raise ArithmeticError
+
+        rows = ["epoch", "learning_rate"]
+        rows += [f"{group}/{name}" for group in ("train", "weight") for name in ("kl", "loss")]
+        names = {"train/reconstruction", "weight/reconstruction", *rows} - {"weight/loss"}
+        kept = Kept()
+        run(log_with=[kept], epochs=2)
+        assert kept.calls == ["start", 0, (3, sorted(names)), (6, sorted(names)), "finish"]
+        broken = Kept()
+        with pytest.raises(ArithmeticError):
+            run(log_with=broken, callbacks=[fail])
+        assert broken.calls[-1] == "finish"
+
+    def test_what_is_none_is_refused(self, refuses, monkeypatch) -> None:
+        refuses(ValueError, lambda: run(log_with="paper"), "log_with: expected one of 'aim', 'cl")
+        refuses(TypeError, lambda: run(log_with=3), "log_with: expected the name of a tracker")
+        monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+        refuses(ImportError, lambda: run(log_with="wandb"), "log_with='wandb' needs its package")

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -36,6 +36,7 @@ from vaekit.training.measures import (
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
+from vaekit.training.trackers import tracking
 from vaekit.training.world import Share, World
 from vaekit.vae import VAE, VAEOutput
 
@@ -68,6 +69,9 @@ def fit(
     seed: int | None = None,
     compile: bool = False,
     progress: bool = True,
+    metrics: Mapping[str, Any] | None = None,
+    log_with: Any = None,
+    log_dir: str | PathLike[str] = "runs",
     callbacks: Sequence[Callback] = (),
     checkpoint: str | PathLike[str] | Checkpoints | None = None,
     resume: bool = False,
@@ -139,6 +143,11 @@ def fit(
             penalty) take a torch that traces them, and a model that can be traced in one piece.
             Validation, and what terms train by themselves, is not compiled.
         progress: Whether to show a bar.
+        metrics: By name, metrics of `torchmetrics` (or whatever has ``update``, ``compute`` and
+            ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
+        log_with: The name of a tracker that accelerate knows (``"tensorboard"``, ``"wandb"``,
+            ``"mlflow"``, ...), a tracker of its making, or several: given each row of the history.
+        log_dir: Where trackers write that keep their logs in files.
         callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
             True ends training.
         checkpoint: A folder to write training down in, at the end of each row; `Checkpoints` says
@@ -157,6 +166,7 @@ def fit(
         The history, in nats.
 
     Raises:
+        ImportError: If the package of a tracker is not installed.
         DamagedFileError: If every checkpoint to go on from is damaged.
         NonFiniteLossError: If the loss, the data or the parameters are infinite or NaN, naming
             what, the step and the batch; the parameters are left as they were before that step.
@@ -189,6 +199,8 @@ def fit(
         _checks.positive_int("patience", patience)
         if validation is None:
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
+    if metrics is not None and validation is None:
+        raise ValueError(_checks.expected("validation", "data, where metrics are given", None))
     if validate_every is not None:
         _checks.positive_int("validate_every", validate_every)
     dtype = dtype_of(model)
@@ -252,12 +264,14 @@ def fit(
             samples=samples,
             corruption=corruption,
             precision=precision,
+            metrics=metrics,
             step=step,
         )
 
     history = History(seed=seed, versions=versions())
+    tracked: list[Callback] = [*callbacks]
     rows = Rows(
-        shown, model, objective, optimizer, history, measure, plateau, patience, callbacks, world
+        shown, model, objective, optimizer, history, measure, plateau, patience, tracked, world
     )
     parts = {"model": model, "objective": objective, "optimizer": optimizer}
     parts |= {} if averaged is None else {"averaged": averaged}
@@ -314,9 +328,11 @@ def fit(
     try:
         with (
             dataset_size(objective, size),
+            tracking(log_with, log_dir, settings, world) as loggers,
             _interruptible() as interrupted,
             _Bar(total_steps, progress and world.leads, step) as bar,
         ):
+            tracked[:0] = loggers
             while not done:
                 epoch += 1
                 batch_index = writer.passed - 1

@@ -1,7 +1,7 @@
 """Measuring an objective over data, and how a batch goes through a model."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ def evaluate(
     samples: int | None = None,
     corruption: Callable[[Tensor], Tensor] | None = None,
     precision: Precision | None = None,
+    metrics: Mapping[str, Any] | None = None,
     step: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -47,6 +48,7 @@ def evaluate(
         samples: As for `fit`.
         corruption: As for `fit`.
         precision: As for `fit`.
+        metrics: As for `fit`: what they compute is added to what is returned.
         step: The training step, for the schedules.
         seed: Of the draws.
 
@@ -54,13 +56,14 @@ def evaluate(
         ``"loss"`` and each named term without its weight: means over the elements, in nats.
 
     Raises:
-        TypeError: If the data are none that can be gone through.
-        ValueError: If there are none.
+        TypeError: If the data are none that can be gone through, or a metric is none.
+        ValueError: If there are none, or a metric is called as a term is.
     """
     objective = check_parts(model, objective)
     check_precision(precision, dtype_of(model))
     how = How(check_samples(objective, samples), corruption, precision)
     conditional = model.takes_context
+    metrics = _as_metrics(metrics, objective, device_of(model))
     sums = Sums()
     graph = any(term.needs_graph for term, _ in objective.pairs)
     with (
@@ -76,9 +79,31 @@ def evaluate(
             loss = objective(out, batch.target.to(device), step)
             numbers = read_numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
+            for metric in metrics.values():
+                x_hat = out.x_hat if samples is None else out.x_hat.mean(0)
+                metric.update(x_hat.detach(), batch.target.to(device))
     if not sums.count:
         raise ValueError(_checks.expected("data", "at least one batch", "none"))
-    return sums.means()
+    return sums.means() | {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+def _as_metrics(
+    given: Mapping[str, Any] | None, objective: Objective, device: torch.device
+) -> Mapping[str, Any]:
+    """Make metrics ready for data on a device."""
+    if given is None:
+        return {}
+    taken = ["loss", *(name for term, _ in objective.pairs for name in term.names)]
+    for name, metric in given.items():
+        lacking = [each for each in ("update", "compute", "reset") if not hasattr(metric, each)]
+        if lacking:
+            what = "metrics with update, compute and reset, as those of torchmetrics"
+            raise TypeError(_checks.expected("metrics", what, repr(metric)))
+        _checks.require(name not in taken, "metrics", "other names than the terms'", repr(name))
+        metric.reset()
+        if isinstance(metric, nn.Module):
+            metric.to(device)
+    return given
 
 
 @contextmanager
