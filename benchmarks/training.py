@@ -192,11 +192,7 @@ def main() -> None:
         rows[name] = dict(zip(keys, [*row, loss, error], strict=True))
         shown = "" if loss is None else f"{loss:11.2f}" + (f" +- {error:.2f}" if error else "")
         print(f"{name:30}{row[0]:9.3f}{row[1]:12.2f}{row[2]:11.2f}{shown}")
-    bars = {
-        f"{one} over {other}": turns.judge(times.ratio(one, other), sense, bar)
-        for one, other, sense, bar in BARS
-        if one in ways and other in ways
-    }
+    bars = turns.judged(times, BARS)
     for name in (each for each in losses if each.startswith(FIT)):
         apart = abs(statistics.mean(losses[name]) - statistics.mean(losses[BY_HAND]))
         key = f"test loss of {name}, from the hand-written loop's"

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,16 @@ def judge(value: float, sense: str, bar: float) -> str:
     return f"{value:.3g} ({sense} {bar:g}: {'met' if met else 'MISSED'})"
 
 
-def exponent(sizes: list[float], values: list[float]) -> float:
+def judged(times: Times, bars: Iterable[tuple[str, str, str, float]]) -> dict[str, str]:
+    """Judge the ratios of those ways that took part."""
+    return {
+        f"{one} over {other}": judge(times.ratio(one, other), sense, bar)
+        for one, other, sense, bar in bars
+        if one in times.seconds and other in times.seconds
+    }
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Return the slope of a straight line through the logarithms: how values grow with a size."""
     x, y = torch.tensor(sizes).double().log(), torch.tensor(values).double().log()
     x = x - x.mean()
