@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import memory
+import numpy as np
 import results
 import torch
 import turns
@@ -66,11 +67,9 @@ def measure(what: str, name: str, value: int, device: str) -> tuple[float, float
     steps = None if name == "elements" else STEPS
 
     def work() -> None:
-        if what == TC:
-            correlate(size, device)
-        else:
-            train(size, steps, device)
-            torch.cuda.synchronize() if "cuda" in device else None
+        correlate(size, device) if what == TC else train(size, steps, device)
+        if "cuda" in device:
+            torch.cuda.synchronize()
 
     correlate(small, device) if what == TC else train(small, 2, device)
     peak = memory.peak(work, device)
@@ -83,8 +82,14 @@ def draw(points: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
     """Draw every curve, with its exponents."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(points), figsize=(2.6 * len(points), 5), layout="tight")
-    for (name, curve), column in zip(points.items(), axes.T, strict=True):
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "growth"}
+    bands = -(-len(points) // 3)
+    figure, axes = plt.subplots(2 * bands, 3, figsize=(8.5, 4.5 * bands), layout="tight")
+    columns = [column for band in np.split(axes, bands) for column in band.T]
+    for column in columns[len(points) :]:
+        for axis in column:
+            axis.set_axis_off()
+    for (name, curve), column in zip(points.items(), columns, strict=False):
         sizes, *measured = zip(*curve, strict=True)
         for axis, values, unit in zip(column, measured, ("seconds", "megabytes"), strict=True):
             axis.loglog(sizes, values, "o-", markersize=4)
@@ -114,10 +119,10 @@ def main() -> None:
     for name in args.curves:
         what, grows, start = CURVES[name]
         sizes = [round(start * factor) for factor in FACTORS]
-        found = {size: [memory.fresh(measure, what, grows, size, args.device)] for size in sizes}
-        for _ in range(args.rounds - 1):
-            for size in sizes:
-                found[size].append(memory.fresh(measure, what, grows, size, args.device))
+        found: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
+        for _ in range(args.rounds):
+            for size, each in found.items():
+                each.append(memory.fresh(measure, what, grows, size, args.device))
         seconds = [statistics.median(s for s, _ in found[size]) for size in sizes]
         peaks = [statistics.median(p for _, p in found[size]) for size in sizes]
         points[name] = list(zip(sizes, seconds, peaks, strict=True))

@@ -15,6 +15,7 @@ time is that of a batch times the number of batches; ``--images 10000`` measures
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,6 +164,7 @@ def main() -> None:
         rounds=args.rounds,
         batch=BATCH,
         samples=SAMPLES,
+        **{key: value for key, value in os.environ.items() if key.startswith("MALLOC_")},
     )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     for name, row in rows.items():
