@@ -52,7 +52,8 @@ class Results(SphinxDirective):
             items += nodes.field("", name, nodes.field_body("", nodes.paragraph(text=shown)))
         if len(items):
             found.append(items)
-        if picture := self.options.get("picture"):
+        picture = self.options.get("picture")
+        if picture and Path(self.env.relfn2path(picture)[1]).exists():
             found.append(nodes.image(uri=picture, alt=f"What {self.arguments[0]} holds, drawn"))
         return found
 
