@@ -49,7 +49,10 @@ def take_turns(
         make()(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        works = {name: make() for name, make in ways.items()}
+        works = {}
+        for name, make in ways.items():
+            torch.manual_seed(turn)  # the same layers begin with the same weights
+            works[name] = make()
         taken = dict.fromkeys(names, 0.0)
         for part in range(parts):
             first = (turn + part) % len(names)  # each way comes after each other one
