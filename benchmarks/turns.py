@@ -57,6 +57,7 @@ def take_turns(
         for part in range(parts):
             first = (turn + part) % len(names)  # each way comes after each other one
             for name in [*names[first:], *names[:first]]:
+                torch.manual_seed(turn * parts + part)  # and draw the same noise
                 _synchronise(device)
                 started = time.perf_counter()
                 works[name](part)
