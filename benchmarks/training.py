@@ -5,49 +5,83 @@ bytes of the same shape where ``VAEKIT_DATA`` names no MNIST: the arithmetic is 
 of 128, Adam. Each epoch goes through the data in four quarters, and the ways take turns at each
 quarter, each time from another one on, so that a slow second of the machine falls on all alike; and
 each round has models made anew (where they are not compiled), so that no way keeps a lucky place in
-memory. What is printed is each way's median, and the median over the rounds of its ratio to another
-way of the same round.
+memory. What is printed is each way's median, the median over the rounds of its ratio to another way
+of the same round, and the test loss after the epoch: the negative ELBO by each one's own formula,
+its mean over the rounds and the standard error of that.
 
-    python benchmarks/training.py [--device cuda] [--rounds 20] [--json FILE]
+pythae takes part where it is installed, and the script of pytorch/examples where a clone of that
+repository is named; benchmarks/README.md says how.
+
+    python benchmarks/training.py [--device cuda] [--rounds 20] [--precision bf16]
+        [--pytorch-examples CLONE] [--json FILE] [--picture FILE]
 """
 
 import argparse
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import byhand
+import peers
 import results
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import turns
+from torch import Tensor
 
 import vaekit as vk
 
 BATCH, HIDDEN, LATENT, PIXELS = 128, 400, 20, 784
 QUARTERS = 4
+PRODUCTS, BY_HAND, FIT = "matrix products alone", "hand-written loop", "fit"
+COMPILED, BF16 = "fit(compile=True)", "fit(precision='bf16')"
+PYTHAE, SCRIPT = "pythae", "script of pytorch/examples"
+BARS = [
+    (FIT, BY_HAND, "at most", 1.05),
+    (COMPILED, FIT, "at most", 1.0),
+    (PYTHAE, FIT, "at least", 1.6),
+    (SCRIPT, FIT, "at least", 3.0),
+    (BF16, PRODUCTS, "at most", 1.0),
+    (PYTHAE, BF16, "at least", 2.0),
+    (SCRIPT, BF16, "at least", 4.0),
+]
 
-Epoch = Callable[[int], None]  # of one quarter
+
+@dataclass
+class Epoch:
+    """A model in training."""
+
+    run: Callable[[int], object]  # through one quarter of the data
+    loss: Callable[[Tensor], Any] | None = None  # the mean negative ELBO of pictures in [0, 1]
+
+    def __call__(self, quarter: int) -> None:
+        """Train on one quarter."""
+        self.run(quarter)
+
+    @torch.no_grad()
+    def test(self, images: Tensor) -> float:
+        """Return the mean loss of images held as bytes."""
+        assert self.loss is not None
+        batches = images.split(1000)
+        return statistics.mean(float(self.loss(batch / 255)) for batch in batches)
 
 
-def images() -> tuple[Tensor, str]:
-    """Return 60,000 images as bytes, and what they are."""
+def images(train: bool) -> tuple[Tensor, str]:
+    """Return images as bytes, and what they are."""
+    count = 60_000 if train else 10_000
     try:
-        train = vk.datasets.mnist(os.environ["VAEKIT_DATA"], download=False)[0]
-    except (KeyError, FileNotFoundError, ImportError):
-        return torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8), "random bytes"
-    from torchvision.datasets import MNIST
+        from torchvision.datasets import MNIST
 
-    held = MNIST(os.environ["VAEKIT_DATA"], train=True)
-    return held.data[:, None], f"MNIST ({len(train)} images)"
+        held = MNIST(os.environ["VAEKIT_DATA"], train=train).data[:, None]
+    except (KeyError, RuntimeError, ImportError):
+        return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8), "random bytes"
+    return held, f"MNIST ({len(held)} images)"
 
 
-def make_model(device: str, seed: int = 0) -> vk.VAE:
-    """Make the model, the same for the same seed."""
-    torch.manual_seed(seed)
+def make_model(device: str) -> vk.VAE:
+    """Make the model."""
     latent = vk.GaussianLatent(LATENT)
     encoder = vk.Encoder(vk.networks.mlp(PIXELS, [HIDDEN], latent.num_params), latent)
     likelihood = vk.likelihoods.Bernoulli((1, 28, 28), grey_levels=True)
@@ -55,80 +89,10 @@ def make_model(device: str, seed: int = 0) -> vk.VAE:
     return vk.VAE(encoder, decoder).to(device)
 
 
-class HandWritten(nn.Module):
-    """The same model as anybody would write it in a script."""
-
-    def __init__(self) -> None:
-        """Make the four layers."""
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Linear(PIXELS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS)
-        )
-
-    def loss(self, x: Tensor) -> Tensor:
-        """Return the mean negative ELBO."""
-        mu, logvar = self.encoder(x).chunk(2, dim=-1)
-        z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
-        cross_entropy = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
-        kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()
-        return (cross_entropy + kl) / len(x)
-
-
 def hand_written(quarters: Sequence[Tensor], device: str) -> Epoch:
     """Return an epoch of a loop over the tensor in memory, with fused Adam."""
-    model = HandWritten().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-
-    def epoch(quarter: int) -> None:
-        total, flat = 0.0, quarters[quarter]
-        for rows in torch.randperm(len(flat), device=device).split(BATCH):
-            x = flat[rows].float().div_(255)
-            optimizer.zero_grad(set_to_none=True)
-            loss = model.loss(x)
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(x)
-
-    return epoch
-
-
-def torchvision_mnist() -> Any:
-    """Return torchvision's own data set, or None where it is not to be had."""
-    try:
-        from torchvision.datasets import MNIST
-        from torchvision.transforms import ToTensor
-
-        return MNIST(os.environ["VAEKIT_DATA"], train=True, transform=ToTensor())
-    except (KeyError, RuntimeError, ImportError):
-        return None
-
-
-def torchvision_loop(held: Any, device: str) -> Epoch:
-    """Return an epoch of the usual loop over torchvision's data set and a plain DataLoader."""
-    size = len(held) // QUARTERS
-    loaders = [
-        torch.utils.data.DataLoader(
-            torch.utils.data.Subset(held, range(first, first + size)), BATCH, shuffle=True
-        )
-        for first in range(0, len(held), size)
-    ]
-    model = HandWritten().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-
-    def epoch(quarter: int) -> None:
-        total = 0.0
-        for x, _ in loaders[quarter]:
-            x = x.flatten(1).to(device)
-            optimizer.zero_grad()
-            loss = model.loss(x)
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(x)
-
-    return epoch
+    model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
+    return Epoch(byhand.loop(model, quarters, BATCH), lambda x: model.loss(x.flatten(1)))
 
 
 def matrix_products(count: int, device: str) -> Epoch:
@@ -146,10 +110,10 @@ def matrix_products(count: int, device: str) -> Epoch:
                 if index:  # the data need no gradient
                     g @ w.T
 
-    return epoch
+    return Epoch(epoch)
 
 
-def with_fit(quarters: Sequence[vk.datasets.ArrayDataset], device: str, compile: bool) -> Epoch:
+def with_fit(quarters: Sequence[vk.datasets.ArrayDataset], device: str, **options: Any) -> Epoch:
     """Return an epoch of `vaekit.fit`."""
     model = make_model(device)
     objective = vk.Reconstruction() + vk.KL()
@@ -163,11 +127,11 @@ def with_fit(quarters: Sequence[vk.datasets.ArrayDataset], device: str, compile:
             epochs=1,
             batch_size=BATCH,
             optimizer=optimizer,
-            compile=compile,
             progress=False,
+            **options,
         )
 
-    return epoch
+    return Epoch(epoch, lambda x: objective(model(x), x, 0)[0])
 
 
 def main() -> None:
@@ -175,83 +139,68 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--precision", nargs="*", default=[], help="of fit, beside float32")
+    parser.add_argument("--pytorch-examples", type=Path, help="a clone of pytorch/examples")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--picture", type=Path, help="where to draw them")
     args = parser.parse_args()
 
-    data, what = images()
+    (data, what), (test, _) = images(train=True), images(train=False)
+    test = test.to(args.device)
     flat = data.flatten(1).to(args.device).chunk(QUARTERS)
     quarters = [vk.datasets.from_tensors(part).to(args.device) for part in data.chunk(QUARTERS)]
     products = matrix_products(len(data), args.device)
     compiled = with_fit(quarters, args.device, compile=True)
+    compiled.loss = None  # it is trained on from round to round
     ways: dict[str, Callable[[], Epoch]] = {
-        "matrix products alone": lambda: products,
-        "hand-written loop": lambda: hand_written(flat, args.device),
-        "fit": lambda: with_fit(quarters, args.device, compile=False),
-        "fit(compile=True)": lambda: compiled,
+        PRODUCTS: lambda: products,
+        BY_HAND: lambda: hand_written(flat, args.device),
+        FIT: lambda: with_fit(quarters, args.device),
+        COMPILED: lambda: compiled,
     }
-    if (held := torchvision_mnist()) is not None:
-        ways["torchvision DataLoader loop"] = lambda: torchvision_loop(held, args.device)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for make in ways.values():  # once to warm up, and to compile
-        make()(0)
-    names = list(times)
-    for turn in range(args.rounds):
-        epochs = {name: make() for name, make in ways.items()}
-        taken = dict.fromkeys(names, 0.0)
-        for quarter in range(QUARTERS):
-            first = (turn + quarter) % len(names)  # each way comes after each other one
-            for name in [*names[first:], *names[:first]]:
-                _synchronise(args.device)
-                started = time.perf_counter()
-                epochs[name](quarter)
-                _synchronise(args.device)
-                taken[name] += time.perf_counter() - started
-        for name, seconds in taken.items():
-            times[name].append(seconds)
+    for precision in args.precision:
+        name = f"fit(precision={precision!r})"
+        ways[name] = lambda each=precision: with_fit(quarters, args.device, precision=each)
+    if peers.versions():
+        held, sizes = data.flatten(1).chunk(QUARTERS), (PIXELS, HIDDEN, LATENT)
+        ways[PYTHAE] = lambda: Epoch(*peers.pythae(held, sizes, BATCH, args.device))
+    if (clone := args.pytorch_examples) is not None:
+        ways[SCRIPT] = lambda: Epoch(*peers.pytorch_examples(clone, QUARTERS, BATCH, args.device))
 
-    def ratio(name: str, base: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+    losses: dict[str, list[float]] = {}
 
+    def after(name: str, epoch: Epoch) -> None:
+        if epoch.loss is not None:
+            losses.setdefault(name, []).append(epoch.test(test))
+
+    times = turns.take_turns(ways, args.rounds, QUARTERS, args.device, after)
     machine = results.machine(
-        torch.cuda.get_device_name() if "cuda" in args.device else _processor(),
+        turns.processor(args.device),
         threads=torch.get_num_threads(),
         data=what,
         rounds=args.rounds,
+        **peers.versions(),
     )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'one epoch':30}{'seconds':>10}{'/ products':>12}{'/ hand-written':>16}")
-    rows = {}
-    for name, each in times.items():
-        rows[name] = {
-            "seconds": statistics.median(each),
-            "over_products": ratio(name, "matrix products alone"),
-            "over_hand_written": ratio(name, "hand-written loop"),
-        }
-        seconds, products, by_hand = rows[name].values()
-        print(f"{name:30}{seconds:10.3f}{products:12.2f}{by_hand:16.2f}")
-    bars = {"fit over the hand-written loop": (ratio("fit", "hand-written loop"), "at most", 1.10)}
-    bars["fit(compile=True) over fit"] = (ratio("fit(compile=True)", "fit"), "at most", 1.0)
-    if "torchvision DataLoader loop" in times:
-        speed_up = ratio("torchvision DataLoader loop", "fit")
-        bars["torchvision loop over fit"] = (speed_up, "at least", 2.5)
-    judged = {}
-    for name, (value, sense, bar) in bars.items():
-        met = value <= bar if sense == "at most" else value >= bar
-        judged[name] = f"{value:.3f} ({sense} {bar}: {'met' if met else 'MISSED'})"
-        print(f"{name}: {judged[name]}")
-    results.write(args.json, {"machine": machine, "bars": judged, "rows": rows})
-
-
-def _synchronise(device: str) -> None:
-    if "cuda" in device:
-        torch.cuda.synchronize()
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo")
-    found = lines.read_text().splitlines() if lines.exists() else []
-    names = [line.split(":")[1].strip() for line in found if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    print(f"{'one epoch':30}{'seconds':>9}{'/ products':>12}{'/ by hand':>11}{'test loss':>11}")
+    rows: dict[str, dict[str, float | None]] = {}
+    for name in ways:
+        row = [times.median(name), times.ratio(name, PRODUCTS), times.ratio(name, BY_HAND)]
+        found = losses.get(name)
+        loss = statistics.mean(found) if found else None
+        error = statistics.stdev(found) / len(found) ** 0.5 if found and len(found) > 1 else None
+        keys = ("seconds", "over_products", "over_hand_written", "test_loss", "standard_error")
+        rows[name] = dict(zip(keys, [*row, loss, error], strict=True))
+        shown = "" if loss is None else f"{loss:11.2f}" + (f" +- {error:.2f}" if error else "")
+        print(f"{name:30}{row[0]:9.3f}{row[1]:12.2f}{row[2]:11.2f}{shown}")
+    bars = turns.judged(times, BARS)
+    for name in (each for each in losses if each.startswith(FIT)):
+        apart = abs(statistics.mean(losses[name]) - statistics.mean(losses[BY_HAND]))
+        key = f"test loss of {name}, from the hand-written loop's"
+        bars[key] = turns.judge(apart, "at most", 0.3)
+    print(*(f"{name}: {verdict}" for name, verdict in bars.items()), sep="\n")
+    results.write(args.json, {"machine": machine, "bars": bars, "rows": rows})
+    results.draw(args.picture, {name: times.median(name) for name in ways}, "seconds for an epoch")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_the_scores_are_those_of_the_metrics_they_are_named_after() -> None:
     nll = metrics.negative_log_likelihood(model, x, samples=4000)
     z = (found.negative_log_likelihood + evidence.log_prob(x)) * nll.effective_samples.sqrt()
     near = nll.effective_samples > 200  # where the encoder is far off, no number of draws is enough
-    assert near.sum() > 5
+    assert near.sum() >= 5
     assert z[near].abs().max() < 4
     assert (found.negative_elbo >= found.reconstruction).all()
 

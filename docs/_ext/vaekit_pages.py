@@ -19,7 +19,7 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 
 class Results(SphinxDirective):
-    """Show a file of results as tables, or say that nothing was measured.
+    """Show a file of results as tables, and their picture, or say that nothing was measured.
 
     ``rows`` may be a list of rows or a mapping of their names to them; every other mapping becomes
     a sentence of keys and values.
@@ -27,7 +27,7 @@ class Results(SphinxDirective):
 
     required_arguments = 1
     has_content = True
-    option_spec: ClassVar = {"digits": directives.nonnegative_int}
+    option_spec: ClassVar = {"digits": directives.nonnegative_int, "picture": directives.uri}
 
     def run(self) -> list[nodes.Node]:
         """Read the file; the content maps keys to headings, ``key: heading`` on each line."""
@@ -51,7 +51,12 @@ class Results(SphinxDirective):
                 shown = self.word(value)
             name = nodes.field_name(text=self.heading(key))
             items += nodes.field("", name, nodes.field_body("", nodes.paragraph(text=shown)))
-        return [*found, items] if len(items) else found
+        if len(items):
+            found.append(items)
+        picture = self.options.get("picture")
+        if picture and Path(self.env.relfn2path(picture)[1]).exists():
+            found.append(nodes.image(uri=picture, alt=f"What {self.arguments[0]} holds, drawn"))
+        return found
 
     def heading(self, key: str) -> str:
         """Word a key."""

@@ -120,8 +120,9 @@ class IndependentBernoulli(Checked):
         value = value.to(logits.dtype)
         if alike:
             cross_entropy = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
-        else:
-            cross_entropy = F.softplus(logits) - value * logits
+        else:  # by no more passes over memory than it takes, for draws may be many
+            logits = logits.expand(torch.broadcast_shapes(logits.shape, value.shape))
+            cross_entropy = F.softplus(logits).addcmul_(value, logits, value=-1)
         result = sum_event(self, cross_entropy)
         # The sums are fewer to look through; in training it is `fit` that looks at the loss.
         if look and logits.grad_fn is None and math.isnan(result.detach().sum().item()):

@@ -43,7 +43,7 @@ def anomaly_scores(
     *,
     importance_samples: int = 200,
     batch_size: int = 500,
-    chunk: int = 50,
+    chunk: int = 20,
     seed: int = 0,
 ) -> AnomalyScores:
     r"""Score every element four ways by how strange a model finds it.

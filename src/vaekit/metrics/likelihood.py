@@ -93,7 +93,7 @@ def negative_log_likelihood(
     samples: int = 5000,
     *,
     batch_size: int = 100,
-    chunk: int = 50,
+    chunk: int = 20,
     seed: int = 0,
 ) -> NegativeLogLikelihood:
     r"""Estimate the negative log-likelihood by importance sampling from the posterior.
@@ -170,7 +170,7 @@ def elbo(
     samples: int = 1,
     *,
     batch_size: int = 100,
-    chunk: int = 50,
+    chunk: int = 20,
     seed: int = 0,
 ) -> ELBO:
     r"""Estimate the evidence lower bound and its two parts.
@@ -239,7 +239,7 @@ def rate_distortion(
     samples: int = 1,
     *,
     batch_size: int = 100,
-    chunk: int = 50,
+    chunk: int = 20,
     seed: int = 0,
 ) -> list[RateDistortion]:
     """Measure rate and distortion of models trained under several weights of the KL.
