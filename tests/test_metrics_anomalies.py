@@ -51,7 +51,7 @@ def test_the_regret_is_what_the_encoder_lacks_to_the_exact_evidence() -> None:
 
 def test_the_scores_are_those_of_the_metrics_they_are_named_after() -> None:
     model, evidence = linear()
-    x = evidence.sample((30,))
+    x = evidence.sample((60,))
     found = metrics.anomaly_scores(model, x, samples=4000, importance_samples=4000)
     error = vk.reconstruction(model(x, samples=4000).likelihood, x).std(0) / 4000**0.5
     z = (found.negative_elbo + exact_elbo(model, x).detach()) / error
@@ -59,7 +59,7 @@ def test_the_scores_are_those_of_the_metrics_they_are_named_after() -> None:
     nll = metrics.negative_log_likelihood(model, x, samples=4000)
     z = (found.negative_log_likelihood + evidence.log_prob(x)) * nll.effective_samples.sqrt()
     near = nll.effective_samples > 200  # where the encoder is far off, no number of draws is enough
-    assert near.sum() >= 5
+    assert near.sum() > 5
     assert z[near].abs().max() < 4
     assert (found.negative_elbo >= found.reconstruction).all()
 
