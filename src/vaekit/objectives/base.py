@@ -162,9 +162,9 @@ class Term(nn.Module, ABC):
         differentiates: Whether its value is made of gradients, which ``torch.compile`` traces only
             when told to, as `vaekit.fit` does.
         compares: Whether it compares the elements of a batch, of which it then needs two.
-        statistic: Whether its values are scalars, statistics of the batch. Where a batch comes in
-            pieces, to several processes or one after the other, it is given the posterior and the
-            draws of the whole one, and no likelihood.
+        statistic: Whether a value depends on the batch as a whole, as every scalar does. Where a
+            batch comes in pieces, to several processes or one after the other, the term is given
+            the posterior and the draws of the whole one, and no likelihood.
     """
 
     compares: bool = False

@@ -122,6 +122,7 @@ class FreeBits(Term):
         2016, equation 15.
     """
 
+    statistic = True
     _usual: ClassVar[dict[str, object]] = {"floor": None, "groups": None}
 
     def __init__(
@@ -163,6 +164,7 @@ class BalancedKL(Term):
         A.
     """
 
+    statistic = True
     _usual: ClassVar[dict[str, object]] = {"groups": None}
 
     def __init__(self, groups: Sequence[int], name: str = "balanced_kl") -> None:

@@ -278,7 +278,7 @@ class Passes:
             for term, _ in self._objective.pairs:
                 if term.statistic:
                     for name, value in term.values(whole, piece.target).items():
-                        added[name] = value / piece.parts
+                        added[name] = value.mean() / piece.parts
         return {name: added[name] for name in self._names}
 
     def _added(self, piece: Piece, out: VAEOutput) -> dict[str, Tensor]:
