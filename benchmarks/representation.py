@@ -2,7 +2,8 @@
 
 Each model is trained on the 60,000 training images; their posterior means, with their labels, are
 then what a k-NN classifier (k = 5) and a linear probe learn from, and those of the 10,000 test
-images what both are asked. Grey levels under a Bernoulli likelihood.
+images what both are asked. Grey levels under a Bernoulli likelihood. The denoising autoencoder is
+shown each image turned, scaled, sheared and moved at random, and is to give it back as it was.
 
     VAEKIT_DATA=... python benchmarks/representation.py vae vamp --latents 2 16 [--json FILE]
 """
@@ -14,10 +15,27 @@ from pathlib import Path
 
 import results
 import torch
+import torch.nn.functional as F
 
 import vaekit as vk
 
 IMAGE = vk.likelihoods.Bernoulli((1, 28, 28), grey_levels=True)
+MODELS = ("autoencoder", "denoising", "vae", "vamp")
+
+
+def warped(x: torch.Tensor) -> torch.Tensor:
+    """Turn, scale, shear and move each image by itself: a quarter radian, a tenth, an eighth."""
+
+    def drawn(most: float, *shape: int) -> torch.Tensor:
+        return (2 * torch.rand(len(x), *shape, device=x.device) - 1) * most
+
+    angle, scale, shear = drawn(0.25), 1 + drawn(0.1), drawn(0.2)
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * scale, shear - angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos() * scale
+    theta[:, :, 2] = drawn(0.125, 2)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False).clamp(0, 1)
 
 
 def recipes(
@@ -26,6 +44,7 @@ def recipes(
     """Return what can be trained, by name."""
     return {
         "autoencoder": lambda: vk.recipes.autoencoder(IMAGE, latents, nets=nets),
+        "denoising": lambda: vk.recipes.denoising_autoencoder(IMAGE, latents, nets=nets),
         "vae": lambda: vk.recipes.vae(IMAGE, latents, nets=nets),
         "vamp": lambda: vk.recipes.vamp_vae(IMAGE, latents, pseudo_inputs, nets=nets),
     }
@@ -34,7 +53,7 @@ def recipes(
 def main() -> None:
     """Train each model, probe its codes, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", choices=("autoencoder", "vae", "vamp"))
+    parser.add_argument("models", nargs="+", choices=MODELS)
     parser.add_argument("--latents", type=int, nargs="+", default=[2, 16])
     parser.add_argument("--hidden", type=int, nargs="+", default=[512, 512, 256])
     parser.add_argument("--epochs", type=int, default=20)
@@ -61,6 +80,7 @@ def main() -> None:
                 train,
                 epochs=args.epochs,
                 scheduler=results.cosine(steps, 1e-5),
+                corruption=warped if name == "denoising" else None,
                 seed=args.seed,
                 progress=False,
             )
