@@ -90,10 +90,8 @@ class Network(nn.Module):
             return 1
         if x.shape[-ndims:] == self.in_shape:
             return ndims
-        if ndims == 1:
-            what = f"{self.in_shape[0]} values for each element"
-        else:
-            what = f"shape {('...', *self.in_shape)}".replace("'", "")
+        maps = f"shape {('...', *self.in_shape)}".replace("'", "")
+        what = f"{self.in_shape[0]} values for each element" if ndims == 1 else maps
         raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}"))
 
 

@@ -1,6 +1,6 @@
 """Terms that hold the KL to a capacity, to a floor, or in balance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -86,11 +86,7 @@ class Capacity(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the distance of each element's KL from the capacity, ``(B,)``."""
-        if self.groups is None:
-            kl = losses.kl_divergence(out.posterior, out.prior, z=out.z)
-        else:
-            kl = losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
-        return losses.capacity(kl, self._target)
+        return losses.capacity(_kl(out, self.groups, losses.kl_divergence), self._target)
 
 
 class FreeBits(Term):
@@ -134,11 +130,7 @@ class FreeBits(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Return the KL with its free nats, a scalar."""
-        if self.groups is None:
-            kl = losses.kl_by_dimension(out.posterior, out.prior, z=out.z)
-        else:
-            kl = losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
-        return losses.free_bits(kl, self.floor)
+        return losses.free_bits(_kl(out, self.groups, losses.kl_by_dimension), self.floor)
 
 
 class BalancedKL(Term):
@@ -173,9 +165,14 @@ class BalancedKL(Term):
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the balanced KL of each element, ``(B,)``."""
-        return losses.balanced_kl(
-            losses.kl_by_group(out.posterior, out.prior, self.groups, z=out.z)
-        )
+        return losses.balanced_kl(_kl(out, self.groups, losses.kl_by_dimension))
+
+
+def _kl(out: VAEOutput, groups: Sequence[int] | None, whole: Callable[..., Tensor]) -> Tensor:
+    """Return the KL of each group, or as a function has it where there are no groups."""
+    if groups is None:
+        return whole(out.posterior, out.prior, z=out.z)
+    return losses.kl_by_group(out.posterior, out.prior, groups, z=out.z)
 
 
 def _check_rising(capacity: float | Schedule) -> None:
