@@ -441,7 +441,7 @@ class TestWholeDataSets:
         assert not own.encoder.latent._forward_hooks
         # Of what its latent did not return, nobody knows how to put it together.
         data = vk.datasets.from_tensors(x)
-        refuses(TypeError, lambda: model(Odd).encode(data), "x: expected a batch", "Laplace")
+        refuses(TypeError, lambda: model(Odd).encode(data), "encoder: expected a post", "Laplace")
 
 
 class TestContext:
