@@ -135,44 +135,68 @@ def sharing(folder: Path) -> dict[str, object]:
         decoder = vk.Decoder(vk.networks.mlp(DIM, [16], PIXELS), likelihood)
         made = vk.VAE(vk.Encoder(net, latent), decoder)
         x = values()[:16, :PIXELS].float()
-        objective = vk.Reconstruction() + vk.KL() + vk.objectives.MMD()
+        objective = vk.Reconstruction() + vk.KL() + statistic
         options = {"seed": 3, "progress": False, "validation": x, "batch_size": 8} | options
         history = vk.fit(made, objective, x, steps=steps, **options)
         return history, made.state_dict()
+
+    def loaded(steps: int, source=None, **options):
+        source = source or DataLoader(data(), max(SIZES), shuffle=True)
+        made, objective = model(), OBJECTIVES["stratified"]()
+        options = {"seed": 5, "pairs": True, "progress": False} | options
+        vk.fit(made, objective, source, steps=steps, **options)
+        return made.state_dict()
 
     def ask(state) -> bool:
         asked.append(rank)
         return len(asked) == 2
 
+    class Own(ArithmeticError):
+        """An error that no other process knows."""
+
     def complain(state) -> None:
-        raise ArithmeticError("the callback's own")
+        raise Own("the callback's own")
 
     rank, asked = torch.distributed.get_rank(), []
+    statistic = vk.objectives.MMD()
     whole, alone = plain(9)
     plain(5, checkpoint=folder / "checkpoints")
     resumed, weights = plain(9, checkpoint=folder / "checkpoints", resume=True)
     stopped, _ = plain(9, validate_every=1, callbacks=[ask])
     _, averaged = plain(3, ema=0.5)
+    statistic = vk.objectives.LatentL2()  # which draws nothing in common
+    plain(9)
+    noise = torch.get_rng_state()
+    shuffled = [loaded(3)]
+    loaded(2, checkpoint=folder / "loaded")
+    shuffled.append(loaded(3, checkpoint=folder / "loaded", resume=True))
+    again = DataLoader(data(), max(SIZES), shuffle=True)
+    shuffled += [loaded(3, source=again), loaded(3, source=again)]
     found = {
+        "shuffled": shuffled,
         "alone": alone,
         "resumed": weights,
         "averaged": averaged,
         "validation": (whole.validation, resumed.validation),
-        "noise": torch.get_rng_state(),
+        "noise": noise,
         "asked": asked,
         "steps": stopped.step,
         "errors": [],
     }
     bare = DataLoader(torch.randn(8, PIXELS), 4, sampler=torch.randperm(8, generator=None).tolist())
     torch.manual_seed(rank)
-    for options in ({"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}):
+    holed = values()[:8, :PIXELS].float()
+    holed[7, 3] = torch.nan
+    failing = [{"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}]
+    failing += [{"data": [holed]}, {"log_with": "paper"}]
+    for options in failing:
         given = {"data": values()[:, :PIXELS].float()} | options
         latent = vk.GaussianLatent(DIM)
         decoder = vk.Decoder(torch.nn.Linear(DIM, PIXELS), vk.likelihoods.Gaussian(PIXELS))
         made = vk.VAE(vk.Encoder(torch.nn.Linear(PIXELS, 2 * DIM), latent), decoder)
         try:
             vk.fit(made, vk.KL(), epochs=1, progress=False, **given)
-        except (ArithmeticError, ValueError) as error:
+        except (ArithmeticError, ValueError, RuntimeError) as error:
             found["errors"].append(str(error))
     return found
 
@@ -181,12 +205,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     results = {f"{name}, {n}": trained(name, n) for name in OBJECTIVES for n in (1, 3)}
     for workers in (0, 2):
-        loader = DataLoader(data(), max(SIZES), shuffle=True, num_workers=workers)
+        loader = DataLoader(data(), max(SIZES), num_workers=workers)
         results[f"loader, {workers}"] = trained("stratified", source=loader)
     whole = [*DataLoader(data(), max(SIZES))]
     results["batches"] = trained("mmd", source=whole)
     results["sharing"] = sharing(folder)
     torch.save(results, folder / f"{torch.distributed.get_rank()}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

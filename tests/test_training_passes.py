@@ -104,12 +104,39 @@ class TestAccumulation:
         data = vk.datasets.from_tensors(DATA, torch.arange(len(DATA)))
         objective = vk.Reconstruction() + vk.objectives.MMD()
         run(model, objective, data, epochs=1)
-        with pytest.raises(ValueError, match="prior: expected one for all elements"):
-            run(model, objective, data, accumulate=2)
+        for parts in (2, 32):
+            with pytest.raises(ValueError, match="prior: expected one for all elements"):
+                run(model, objective, data, accumulate=parts)
 
     @pytest.mark.parametrize("parts", [0, 1.5])
     def test_the_number_is_checked(self, parts, refuses) -> None:
         refuses(ValueError, lambda: run(accumulate=parts), "accumulate: expected a whole number")
+
+    @pytest.mark.parametrize("options", [{"accumulate": 4}, {"recompute": True}])
+    def test_statistics_move_once_for_what_is_seen(self, options) -> None:
+        def model() -> vk.VAE:
+            torch.manual_seed(0)
+            layers = [[torch.nn.Linear(size, 16), torch.nn.BatchNorm1d(16)] for size in (64, 16)]
+            net = torch.nn.Sequential(
+                torch.nn.Flatten(), *layers[0], *layers[1], torch.nn.Linear(16, 4)
+            )
+            plain = tiny()
+            return vk.VAE(vk.Encoder(net, plain.encoder.latent), plain.decoder)
+
+        made = model()
+        run(made, vk.Reconstruction() + vk.objectives.MMD(), epochs=1, **options)
+        norm = made.encoder.net[2]
+        assert norm.num_batches_tracked == 3 * options.get("accumulate", 1)
+
+    def test_a_corruption_is_drawn_once(self) -> None:
+        seen = []
+
+        def corrupt(x):
+            seen.append(len(x))
+            return x
+
+        run(objective=elbo() + vk.objectives.MMD(), epochs=1, accumulate=4, corruption=corrupt)
+        assert seen == [32, 32, 32]
 
 
 class TestPrecision:
@@ -223,6 +250,14 @@ class TestMovingAverage:
         again = tiny()
         run(again, ema=0.9, epochs=4, checkpoint=tmp_path, resume=True)
         assert_same(again, whole, rtol=0, atol=0)
+
+    def test_an_error_leaves_the_weights_as_they_were(self) -> None:
+        model, plain = tiny(), tiny()
+        holed = [DATA[:32], DATA[32:64], DATA[64:] * math.nan]
+        for each, options in ((model, {"ema": 0.9}), (plain, {})):
+            with pytest.raises(vk.training.NonFiniteLossError):
+                run(each, data=holed, epochs=1, **options)
+        assert_same(model, plain, rtol=0, atol=0)
 
     @pytest.mark.parametrize("decay", [0, 1, -0.1])
     def test_the_decay_is_checked(self, decay) -> None:

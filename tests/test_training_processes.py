@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import processes
@@ -40,11 +41,12 @@ class TestGradients:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_a_loader_of_ones_own(self, ranks, workers) -> None:
-        first, *others = (rank[f"loader, {workers}"] for rank in ranks)
-        for other in others:
-            torch.testing.assert_close(other, first, rtol=0, atol=0)
-        start = processes.model().state_dict()
-        assert not torch.equal(first[1]["prior.mu"], start["prior.mu"])
+        loader = DataLoader(processes.data(), max(processes.SIZES))
+        losses, weights = processes.trained("stratified", source=loader)
+        for rank in ranks:
+            found, others = rank[f"loader, {workers}"]
+            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
 
     def test_batches_of_ones_own(self, ranks) -> None:
         batches = [*DataLoader(processes.data(), max(processes.SIZES))]
@@ -65,7 +67,7 @@ class TestSharing:
 
     def test_noise_is_each_ones_own(self, ranks) -> None:
         states = [rank["sharing"]["noise"] for rank in ranks]
-        assert not any(torch.equal(states[0], state) for state in states[1:])
+        assert not any(torch.equal(*pair) for pair in combinations(states, 2))
 
     def test_a_run_goes_on_bit_for_bit(self, ranks) -> None:
         for rank in ranks:
@@ -76,6 +78,12 @@ class TestSharing:
                 name: row[-1] for name, row in resumed.items()
             }
 
+    def test_a_shuffled_loader_goes_on_and_repeats(self, ranks) -> None:
+        first, *others = ranks[0]["sharing"]["shuffled"]
+        for rank in ranks:
+            for weights in (*others, *rank["sharing"]["shuffled"]):
+                torch.testing.assert_close(weights, first, rtol=0, atol=0)
+
     def test_the_first_is_asked_and_all_stop(self, ranks) -> None:
         assert [rank["sharing"]["asked"] for rank in ranks] == [[0, 0]] + [[]] * (len(ranks) - 1)
         assert {tuple(rank["sharing"]["steps"]) for rank in ranks} == {(1, 2)}
@@ -83,8 +91,10 @@ class TestSharing:
     def test_errors_are_everyones(self, ranks) -> None:
         what = "data: expected the same batches in every process"
         for rank in ranks:
-            callback, batches, loader = rank["sharing"]["errors"]
-            assert callback == "the callback's own"
+            callback, batches, loader, holed, tracker = rank["sharing"]["errors"]
+            assert callback.endswith("the callback's own")
+            assert "NaN" in holed
+            assert tracker.startswith("log_with: expected one of")
             assert batches.startswith(what)
             assert loader.startswith(what)
 
@@ -98,6 +108,8 @@ def test_processes_that_took_themselves_to_be_alone_are_connected(tmp_path) -> N
         "import processes\n"
         "processes.trained('elbo')\n"
         "assert torch.distributed.get_world_size() == 2\n"
+        "torch.distributed.barrier()\n"
+        "torch.distributed.destroy_process_group()\n"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(Path(processes.__file__).parent)

@@ -71,7 +71,8 @@ class _Recomputed(nn.Sequential):
         kept = starts[:: max(round(math.sqrt(len(starts))), 1)]
         for first, last in pairwise([*kept, len(self)]):
             layers = self[first:last]
-            if last < len(self) and torch.is_grad_enabled():
+            moves = any(True for _ in layers.buffers())  # statistics, which must move once
+            if last < len(self) and not moves and torch.is_grad_enabled():
                 x = checkpoint(nn.Sequential.forward, layers, x, use_reentrant=False)
             else:
                 x = nn.Sequential.forward(layers, x)  # type: ignore[no-untyped-call]

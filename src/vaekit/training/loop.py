@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -81,8 +82,8 @@ def fit(
     Started by a launcher (``torchrun``, ``accelerate launch``), the processes train one model
     together, each on its part of every batch, and all end with the same weights. Gradients are
     those of one process with the whole batch: what compares its elements (TC, MMD, DIP) is computed
-    over those of all. The first process shows the bar, asks the callbacks and writes checkpoints;
-    every process measures the validation data.
+    over those of all. The first process shows the bar, asks the callbacks, measures the validation
+    data and writes checkpoints.
 
     Ctrl-C ends training after the step under way, with the model and the history as they then are;
     pressed twice, it interrupts at once. Whatever error ends training carries what was measured
@@ -301,7 +302,9 @@ def fit(
         "optimizer": type(optimizer).__name__,
         "scheduler": None if scheduler is None else type(scheduler).__name__,
     }
-    writer = Writer(checkpoints, device, parts, rows, settings, [loader, validation], world)
+    shares = world.share(loader, pairs, 0 if order is None else order.initial_seed())
+    loaders = [getattr(shares, "source", loader), validation]
+    writer = Writer(checkpoints, device, parts, rows, settings, loaders, world)
     step, epoch, _ = writer.start(resume)
     passes = Passes(
         model,
@@ -316,13 +319,12 @@ def fit(
         compiled=compile,
         checked=step > 0,  # by the run that this one goes on with
     )
-    shares = world.share(loader, pairs, 0 if order is None else order.initial_seed())
     total_steps = steps if steps is not None else _total_steps(loader, epochs)
 
     def ends() -> bool:
         return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
 
-    done = ends() or history.stopped == "early"
+    done, failed = ends() or history.stopped == "early", True
 
     model.train()
     try:
@@ -346,7 +348,7 @@ def fit(
                     target = x
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
-                        _checks.no_nan("target", target)
+                        world.together(partial(_checks.no_nan, "target", target), device)
                     context = context_of(batch, device) if conditional else None
                     for parameter in cleared:
                         parameter.grad = None
@@ -371,7 +373,7 @@ def fit(
                     if out is not None:
                         with world.drawing_alike(device):
                             inner.step(out, target)
-                    if averaged is not None:
+                    if averaged is not None and not skipped:
                         averaged.update_parameters(model)
                     if by_step is not None and not skipped:
                         by_step.step()
@@ -397,9 +399,13 @@ def fit(
                 part = _part(batch_index, loader) if done else 1.0
                 done = done or ends()
                 if done or validate_every is None:
+                    cut_off = history.stopped == "interrupted"
                     done = rows.close(step, epoch, part) or done
-                    if history.stopped != "interrupted":
+                    if cut_off:
+                        history.stopped = "interrupted"
+                    else:
                         writer.write(at)
+        failed = False
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
@@ -407,7 +413,7 @@ def fit(
         model.eval()
         if rows.best is not None and history.stopped in ("early", "finished"):
             model.load_state_dict(rows.best)
-        elif averaged is not None and averaged.n_averaged > 0:
+        elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history
 
@@ -418,8 +424,13 @@ class _Bar:
     def __init__(self, total: int | None, shown: bool, step: int) -> None:
         from tqdm.auto import tqdm
 
+        class Bar(tqdm):  # type: ignore[misc]
+            # No thread that looks after slow bars: one that is left as the process ends may abort
+            # it, where gloo is loaded. This one is drawn by the clock.
+            monitor_interval = 0
+
         shape = {"total": total, "initial": step, "unit": "step", "dynamic_ncols": True}
-        self._bar = tqdm(disable=not shown, **shape)
+        self._bar = Bar(disable=not shown, **shape)
         self._drawn = time.monotonic()
         self._waiting = 0
 

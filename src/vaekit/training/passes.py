@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Piece:
     """What of a batch goes through the model at once.
 
     Attributes:
-        x: The data.
+        x: What goes into the encoder.
         target: What is to be reconstructed.
         context: What the model is conditioned on.
         count: How many of the elements count: none where there were too few for every process.
@@ -58,15 +59,17 @@ class Posteriors:
         make: What makes a posterior of its parameters.
         params: The parameters, by row.
         z: The draws, by row.
+        conditional: Whether each has a prior of its own.
     """
 
     make: Callable[..., Distribution]
     params: tuple[Tensor, ...]
     z: Tensor
+    conditional: bool
 
     def __call__(self, out: VAEOutput) -> VAEOutput:
         """Return them in place of those of a piece."""
-        if out.prior.batch_shape.numel() > 1:
+        if out.prior.batch_shape.numel() != 1 or self.conditional:
             what = "one for all elements, where a batch comes in pieces and is compared as a whole"
             raise ValueError(_checks.expected("prior", what, repr(out.prior)))
         posterior, z = self.make(*self.params), _turned(self.z)
@@ -86,7 +89,7 @@ class Posteriors:
             return torch.cat([rows[: piece.start], live, rows[piece.start + piece.count :]])
 
         params = tuple(map(joined, self.params, own.params))
-        return Posteriors(self.make, params, joined(self.z, own.z))
+        return replace(self, params=params, z=joined(self.z, own.z))
 
 
 def _turned(z: Tensor) -> Tensor:
@@ -129,11 +132,14 @@ class Passes:
         compiled: bool,
         checked: bool,
     ) -> None:
-        self._model, self._objective, self._how, self._world = model, objective, how, world
+        self._pieced = world.size > 1 or parts > 1
+        # Of a batch in pieces the whole is corrupted, once.
+        self._how = replace(how, corruption=None) if self._pieced else how
+        self._corruption = how.corruption
+        self._model, self._objective, self._world = model, objective, world
         self._trained, self._parts, self._scaler = trained, parts, scaler
         self._support, self._keeping = support, keeping
         self._device, self._sure, self._checked = device_of(model), False, checked
-        self._pieced = world.size > 1 or parts > 1
         self._joint = keeping or any(term.statistic for term, _ in objective.pairs)
         self._names = [name for term, _ in objective.pairs for name in term.names]
         self._kept: VAEOutput | None = None
@@ -172,8 +178,11 @@ class Passes:
         if self._fast is None:
             return self._slow(*args)
         if not self._checked:
+            states = random_states(self._device) if self._pieced else None
             self._slow(*args)
             self._checked = True
+            if states is not None:
+                set_random_states(self._device, states)
         return self._fast(*args)
 
     def _plain(
@@ -208,11 +217,15 @@ class Passes:
         held, states = None, []
         if self._joint and len(pieces) > 1:
             # Once without gradients, for what is compared; then again, with the same noise.
-            own = []
+            own, buffers = [], [*self._model.buffers()]
+            kept = [buffer.clone() for buffer in buffers]
             with torch.no_grad():
                 for piece in pieces:
                     states.append(random_states(self._device))
-                    own.append(self._posteriors(piece)[1])
+                    found = self._world.together(partial(self._posteriors, piece), self._device)
+                    own.append(found[1])
+                for buffer, before in zip(buffers, kept, strict=True):
+                    buffer.copy_(before)
             held = self._gathered(_joined(own), pieces[0].sizes)
             states.append(random_states(self._device))
         sums: list[float] = []
@@ -228,13 +241,15 @@ class Passes:
 
     def _cut(self, x: Tensor, target: Tensor, context: Tensor | None, whole: int) -> list[Piece]:
         """Cut this process's elements into pieces."""
+        _checks.require(whole > 0, "data", "at least one element in each batch", "none")
+        given = self._corrupted(x)
         sizes = self._world.sizes(whole)
         start, own = sum(sizes[: self._world.rank]), sizes[self._world.rank]
         cuts = parts(own, min(self._parts, max(sizes)))
         return [
             Piece(
-                x[used],
-                x[used] if target is x else target[used],
+                given[used],
+                target[used],
                 None if context is None else context[used],
                 count=cut.stop - cut.start,
                 share=len(sizes) / whole,
@@ -246,13 +261,17 @@ class Passes:
             for used in [filled(cut)]
         ]
 
+    def _corrupted(self, x: Tensor) -> Tensor:
+        return x if self._corruption is None else self._corruption(x.clone())
+
     def _posteriors(self, piece: Piece) -> tuple[VAEOutput, Posteriors]:
         """Infer the posteriors of a piece, and tell what they are made of."""
         latent = self._model.encoder.latent
         with calls_of(latent) as calls:
             out = self._called(piece.x, piece.context)
         make, params = rebuilding(out.posterior, calls, latent)
-        return out, Posteriors(make, params, _turned(out.z))
+        conditional = bool(getattr(self._model.prior, "takes_context", False))
+        return out, Posteriors(make, params, _turned(out.z), conditional)
 
     def _gathered(self, own: Posteriors, sizes: Sequence[int]) -> Posteriors:
         """Return the posteriors of all processes."""
@@ -260,17 +279,24 @@ class Passes:
         def rows(live: Tensor) -> Tensor:
             return self._world.rows(live[: sizes[self._world.rank]], sizes)
 
-        return Posteriors(own.make, tuple(map(rows, own.params)), rows(own.z))
+        return replace(own, params=tuple(map(rows, own.params)), z=rows(own.z))
 
     def _piece(self, piece: Piece, held: Posteriors | None, states: Any) -> dict[str, Tensor]:
         """Return what a piece adds to each term, and keep what the terms are made of."""
-        if not self._joint:
-            return self._added(piece, self._called(piece.x, piece.context))
-        out, own = self._posteriors(piece)
+
+        def inferred() -> tuple[VAEOutput, Posteriors | None, dict[str, Tensor]]:
+            if not self._joint:
+                out, own = self._called(piece.x, piece.context), None
+            else:
+                out, own = self._posteriors(piece)
+            return out, own, self._added(piece, out)
+
+        out, own, added = self._world.together(inferred, self._device)
+        if own is None:
+            return added
         held = held or self._gathered(own, piece.sizes)
         if self._keeping:
             self._kept = held(out)
-        added = self._added(piece, out)
         if states is not None:
             set_random_states(self._device, states)
         whole = held.around(own, piece)(out)
@@ -295,7 +321,7 @@ class Passes:
 def _joined(pieces: Sequence[Posteriors]) -> Posteriors:
     """Put pieces together that are next to one another."""
     params = tuple(map(torch.cat, zip(*(piece.params for piece in pieces), strict=True)))
-    return Posteriors(pieces[0].make, params, torch.cat([piece.z for piece in pieces]))
+    return replace(pieces[0], params=params, z=torch.cat([piece.z for piece in pieces]))
 
 
 def _tracing(

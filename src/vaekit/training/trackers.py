@@ -24,10 +24,15 @@ def tracking(
         settings: What the run is begun with.
         world: The processes, of which the first speaks.
     """
-    found = trackers(log_with, log_dir) if world.leads else []
-    for tracker in found:
-        tracker.start()
-        tracker.store_init_configuration(dict(settings))
+    found: list[Any] = []
+
+    def start() -> None:
+        found.extend(trackers(log_with, log_dir))
+        for tracker in found:
+            tracker.start()
+            tracker.store_init_configuration(dict(settings))
+
+    world.agreed(start)
 
     def log(state: TrainingState) -> None:
         values = _newest(state)

@@ -1,16 +1,20 @@
 """The processes that train one model together, and what each of them sees of a batch."""
 
+import atexit
+import hashlib
 import os
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from vaekit import _checks, datasets
 from vaekit.training.randomness import random_states, set_random_states
@@ -46,6 +50,7 @@ class World:
             alone = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized()
             what = "one that lets its processes be connected (torchrun, accelerate launch)"
             _checks.require(not alone, "launcher", what, "one process of several, by itself")
+            atexit.register(_leave)
         if not distributed.is_initialized():
             return cls()
         return cls(distributed.get_world_size(), distributed.get_rank())
@@ -63,18 +68,34 @@ class World:
         """Return what the first process makes, in all of them; an error too is raised in all."""
         if self.size == 1:
             return make()
-        told: list[Any] = [None, None]
+        made = failure = None
         if self.leads:
             try:
-                told[0] = make()
-            except Exception as error:
-                told[1] = error
+                made = make()
+            except BaseException as error:
+                failure = error
+        told: list[Any] = [made, _portable(failure)]
         distributed.broadcast_object_list(told, 0)
-        made, failure = told
-        if failure is not None:
-            raise failure
-        agreed: _T = made
-        return agreed
+        agreed, theirs = told
+        if theirs is not None:
+            raise failure or theirs
+        done: _T = agreed
+        return done
+
+    def together(self, make: Callable[[], _T], device: torch.device) -> _T:
+        """Do something in every process, and raise the error of one in all of them."""
+        if self.size == 1:
+            return make()
+        made = failure = None
+        try:
+            made = make()
+        except Exception as error:
+            failure = error
+        if self.any(failure is not None, device):
+            found = self.collected(_portable(failure))
+            raise failure or next(error for error in found if error is not None)
+        done: Any = made
+        return done  # type: ignore[no-any-return]
 
     def collected(self, value: _T) -> list[_T]:
         """Return what every process has, in order."""
@@ -141,9 +162,11 @@ class World:
             return
         own = random_states(device)
         set_random_states(device, self.agreed(lambda: own))
-        yield
-        if not self.leads:
-            set_random_states(device, own)
+        try:
+            yield
+        finally:
+            if not self.leads:
+                set_random_states(device, own)
 
     def part(self, count: int) -> slice:
         """Return which of a batch's elements this process takes; the first where none is left."""
@@ -171,32 +194,35 @@ class Share(NamedTuple):
 
 
 class _Shares:
-    """Goes through a loader and takes a part of every batch."""
+    """Goes through a loader and takes a part of every batch.
+
+    Attributes:
+        source: The loader, or one of this process's part, whose generators tell the order.
+    """
 
     def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None, seed: int) -> None:
         self._loader, self._world, self._pairs = loader, world, pairs
-        self._own: Iterable[Any] | None = None
         self._wholes: deque[int] = deque()  # of the batches that are on their way
+        self.source, self._reads_part = loader, False
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-            sampler = loader.sampler
-            if isinstance(sampler, RandomSampler) and sampler.generator is None:
-                sampler.generator = torch.Generator().manual_seed(seed)
-            if loader.batch_sampler is not None:
-                self._own = self._reading_part(loader, loader.batch_sampler)
+            batches = _seeded(loader.batch_sampler, seed)
+            if batches is not None:
+                self.source, self._reads_part = self._reading_part(loader, batches), True
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Share]:
         self._wholes.clear()
-        if self._own is not None:
-            for raw in self._own:
+        if self._reads_part:
+            for raw in self.source:
                 yield Share(datasets.unpack(raw, pairs=self._pairs), self._wholes.popleft())
             return
         for index, raw in enumerate(self._loader):
             batch = datasets.unpack(raw, pairs=self._pairs)
             if index == 0:
-                self._agree(float(batch.x.double().sum()))
+                held = batch.x.detach().cpu().contiguous().view(torch.uint8)
+                self._agree(hashlib.sha256(held.numpy().tobytes()).hexdigest())
             part = self._world.part(len(batch.x))
             x = batch.x[part]
             target = x if batch.target is batch.x else batch.target[part]
@@ -217,7 +243,7 @@ class _Shares:
 
         return DataLoader(
             loader.dataset,
-            batch_sampler=_Rows(rows),
+            batch_sampler=_Rows(rows, getattr(batches, "sampler", None)),
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -239,12 +265,44 @@ class _Shares:
 
 @dataclass
 class _Rows:
-    """Batches of indices, made anew each time they are gone through."""
+    """Batches of indices, made anew each time they are gone through, and the order's sampler."""
 
     make: Callable[[], Iterator[list[int]]]
+    sampler: Any
 
     def __iter__(self) -> Iterator[list[int]]:
         return self.make()
+
+
+def _seeded(batches: Any, seed: int) -> Any:
+    """Give an order that torch's global generator draws a generator of its own."""
+    sampler = getattr(batches, "sampler", None)
+    if type(batches) is not BatchSampler or type(sampler) is not RandomSampler:
+        return batches
+    if sampler.generator is not None:
+        return batches
+    generator = torch.Generator().manual_seed(seed)
+    size = None if not sampler.replacement else sampler.num_samples
+    own = RandomSampler(sampler.data_source, sampler.replacement, size, generator)
+    return BatchSampler(own, batches.batch_size, batches.drop_last)
+
+
+def _leave() -> None:
+    """Part from the others as they do: gloo aborts a process that ends while its threads run."""
+    if distributed.is_initialized():
+        if distributed.get_backend() == "gloo":
+            with suppress(RuntimeError):  # where another has died
+                distributed.monitored_barrier(timeout=timedelta(seconds=10))
+        distributed.destroy_process_group()
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    """Return an error as another process can be told it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def parts(count: int, pieces: int) -> list[slice]:
