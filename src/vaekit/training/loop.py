@@ -121,7 +121,7 @@ def fit(
         precision: ``"bf16"`` or ``"fp16"`` lets networks compute in half precision, under torch's
             autocast; gradients of the latter are scaled. Weights, distributions and losses stay in
             single precision, but for what a posterior computes by matrix products as it is drawn
-            from (`FullGaussianLatent`, flows).
+            from (`latents.FullGaussianLatent`, flows).
         channels_last: Whether images and convolutions are laid out with the channels last, as
             convolutions are often faster. The weights stay so.
         recompute: Whether every ``nn.Sequential`` of four layers or more, those of
@@ -144,7 +144,7 @@ def fit(
             penalty) take a torch that traces them, and a model that can be traced in one piece.
             Validation, and what terms train by themselves, is not compiled.
         progress: Whether to show a bar.
-        metrics: By name, metrics of `torchmetrics` (or whatever has ``update``, ``compute`` and
+        metrics: By name, metrics of torchmetrics (or whatever has ``update``, ``compute`` and
             ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
         log_with: The name of a tracker that accelerate knows (``"tensorboard"``, ``"wandb"``,
             ``"mlflow"``, ...), a tracker of its making, or several: given each row of the history.
