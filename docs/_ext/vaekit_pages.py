@@ -1,6 +1,5 @@
 """Directives of the pages: tables of measured results, Markdown files, the gallery's order."""
 
-import functools
 import io
 import json
 import re
@@ -122,10 +121,18 @@ def to_rst(markdown: str) -> str:
     return "\n".join(lines)
 
 
+class Unseen(tqdm.std.tqdm):
+    """A progress bar that is drawn where nobody looks."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Make the bar."""
+        super().__init__(*args, **options | {"file": io.StringIO()})
+
+
 def hush(gallery_conf: Any, fname: str) -> None:
     """Keep out of the pages what is said by the way: progress bars, and warnings of Lightning's."""
     warnings.filterwarnings("ignore", module="lightning")
-    tqdm.auto.tqdm = functools.partial(tqdm.std.tqdm, file=io.StringIO())
+    tqdm.auto.tqdm = Unseen
 
 
 GALLERY = [
