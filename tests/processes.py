@@ -102,6 +102,12 @@ OBJECTIVES: dict[str, Callable[[], vk.objectives.Objective]] = {
 }
 
 
+def whole(made: vk.VAE) -> dict[str, torch.Tensor]:
+    """Return weights that may be spread over the processes."""
+    state = made.state_dict()
+    return {key: v.full_tensor() if hasattr(v, "full_tensor") else v for key, v in state.items()}
+
+
 def trained(name: str, accumulate: int = 1, source=None, **options):
     """Train on three batches by plain gradient descent; return the losses and the weights."""
     made, objective = model(), OBJECTIVES[name]()
@@ -121,7 +127,7 @@ def trained(name: str, accumulate: int = 1, source=None, **options):
         **options,
     )
     weights = {f"objective.{key}": value for key, value in objective.state_dict().items()}
-    return history.train, made.state_dict() | weights
+    return history.train, whole(made) | weights
 
 
 def sharing(folder: Path) -> dict[str, object]:
@@ -201,6 +207,66 @@ def sharing(folder: Path) -> dict[str, object]:
     return found
 
 
+def spread(folder: Path) -> dict[str, object]:
+    """Train a model whose weights are spread over the processes."""
+
+    def given() -> vk.VAE:
+        made = model()
+        made.decoder.net = vk.networks.mlp(DIM, [16] * 4, PIXELS).double()  # to be recomputed
+        return made
+
+    def run(steps: int, source=None, name="stratified", **options):
+        torch.manual_seed(rank)  # what a process begins with is the first one's
+        made, objective = given(), OBJECTIVES[name]()
+        source = data() if source is None else source
+        fixed = {"pairs": True, "progress": False, "batch_size": 8, "seed": 3, "clip_grad_norm": 1}
+        history = vk.fit(made, objective, source, steps=steps, **fixed | options)
+        held = [parameter for parameter in made.parameters() if hasattr(parameter, "full_tensor")]
+        counts = [(each.numel(), each.to_local().numel()) for each in held]
+        measured = vk.training.evaluate(made, objective, data(), pairs=True, batch_size=8)
+        return history, whole(made), counts, measured
+
+    def wandering(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 4 else 50.0)
+
+    def ask(state) -> None:
+        asked.append(
+            vk.training.evaluate(state.model, OBJECTIVES["elbo"](), data(), pairs=True)["loss"]
+        )
+
+    rank, asked = torch.distributed.get_rank(), []
+    found = {"replicated": run(9), "spread": run(9, shard=True, callbacks=[ask])}
+    found["recomputed"] = run(9, shard=True, recompute=True, accumulate=2)
+    run(5, shard=True, checkpoint=folder / "spread")
+    found["resumed"] = run(9, shard=True, checkpoint=folder / "spread", resume=True)
+    loaded = given()
+    vk.training.load_checkpoint(loaded, folder / "spread")
+    found["loaded"] = loaded.state_dict()
+    patient = {"validation": data(), "validate_every": 1, "patience": 3, "scheduler": wandering}
+    found["patient"] = run(12, **patient), run(12, shard=True, **patient)
+    found["asked"] = asked
+    holed = values()[:8]
+    holed[7, 3] = torch.nan
+    refused = [
+        {"ema": 0.9},
+        {"compile": True},
+        {"channels_last": True},
+        {"source": [holed], "name": "elbo"},
+    ]
+    refused += [{"optimizer": torch.optim.SGD(given().parameters(), 0.1)}, {"shard": "paper"}]
+    found["errors"] = []
+    for options in refused:
+        try:
+            run(1, **{"shard": True, "pairs": False} | options)
+        except ValueError as error:
+            found["errors"].append(str(error))
+    try:
+        run(1, shard=True, callbacks=[lambda state: state.model.save_pretrained(folder)])
+    except ValueError as error:
+        found["errors"].append(str(error))
+    return found
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     results = {f"{name}, {n}": trained(name, n) for name in OBJECTIVES for n in (1, 3)}
@@ -210,6 +276,10 @@ def main() -> None:
     whole = [*DataLoader(data(), max(SIZES))]
     results["batches"] = trained("mmd", source=whole)
     results["sharing"] = sharing(folder)
+    for name in ("elbo", "iwae", "stratified", "mmd", "factor"):
+        for parts in (1, 3):
+            results[f"{name}, {parts}, spread"] = trained(name, parts, shard=True)
+    results["spread"] = spread(folder)
     torch.save(results, folder / f"{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

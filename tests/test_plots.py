@@ -24,12 +24,6 @@ from matplotlib.colors import to_hex  # noqa: E402
 Refuses = Callable[..., Exception]
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
 def _model(dim: int = 2, event: tuple[int, ...] = (1, 4, 6)) -> vk.VAE:
     latent = vk.GaussianLatent(dim)
     values = int(np.prod(event))

@@ -1,7 +1,7 @@
 """Pictures of the latent space and charts: the numbers that they draw."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -21,12 +21,6 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 Refuses = Callable[..., Exception]
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def _model(means: list[float], logvars: list[float]) -> vk.VAE:

@@ -1,7 +1,7 @@
 """Paths through the latent space: where they lead, and what is decoded along them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,6 @@ from matplotlib.axes import Axes  # noqa: E402
 
 Refuses = Callable[..., Exception]
 METHODS = ["linear", "spherical"]
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_is_left_open() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def _model(dim: int = 4, logvar: list[float] | None = None) -> vk.VAE:

@@ -39,6 +39,15 @@ class TestGradients:
             torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
             torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
 
+    @pytest.mark.parametrize("parts", [1, 3])
+    @pytest.mark.parametrize("name", ["elbo", "iwae", "stratified", "mmd", "factor"])
+    def test_those_of_weights_that_are_spread(self, ranks, alone, name, parts) -> None:
+        losses, weights = alone[name]
+        for rank in ranks:
+            found, others = rank[f"{name}, {parts}, spread"]
+            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+
     @pytest.mark.parametrize("workers", [0, 2])
     def test_a_loader_of_ones_own(self, ranks, workers) -> None:
         loader = DataLoader(processes.data(), max(processes.SIZES))
@@ -97,6 +106,59 @@ class TestSharing:
             assert tracker.startswith("log_with: expected one of")
             assert batches.startswith(what)
             assert loader.startswith(what)
+
+
+class TestSpread:
+    """Weights of which each process holds a piece."""
+
+    def test_each_has_a_piece(self, ranks) -> None:
+        for rank in ranks:
+            _, _, held, _ = rank["spread"]["spread"]
+            assert all(own <= -(-count // 2) for count, own in held)
+        for pieces in zip(*(rank["spread"]["spread"][2] for rank in ranks), strict=True):
+            assert sum(own for _, own in pieces) == pieces[0][0]
+        assert ranks[0]["spread"]["replicated"][2] == []
+
+    @pytest.mark.parametrize("how", ["spread", "recomputed", "resumed"])
+    def test_the_weights_of_the_others(self, ranks, how) -> None:
+        for rank in ranks:
+            history, weights, _, measured = rank["spread"][how]
+            plain, others, _, before = rank["spread"]["replicated"]
+            torch.testing.assert_close(weights, others, rtol=0, atol=1e-10)
+            torch.testing.assert_close(measured, before, rtol=0, atol=1e-10)
+            assert history.step[-1] == plain.step[-1]
+
+    def test_a_run_goes_on_bit_for_bit(self, ranks) -> None:
+        for rank in ranks:
+            shared = rank["spread"]
+            torch.testing.assert_close(shared["resumed"][1], shared["spread"][1], rtol=0, atol=0)
+
+    def test_a_checkpoint_holds_them_whole(self, ranks) -> None:
+        for rank in ranks:
+            shared = rank["spread"]
+            torch.testing.assert_close(shared["loaded"], shared["resumed"][1], rtol=0, atol=0)
+
+    def test_the_best_are_put_back(self, ranks) -> None:
+        for rank in ranks:
+            plain, shared = rank["spread"]["patient"]
+            assert shared[0].stopped == plain[0].stopped == "early"
+            torch.testing.assert_close(shared[1], plain[1], rtol=0, atol=1e-10)
+
+    def test_callbacks_are_asked_in_all(self, ranks) -> None:
+        asked = [rank["spread"]["asked"] for rank in ranks]
+        assert len(asked[0]) > 0
+        assert all(each == asked[0] for each in asked)
+
+    def test_what_does_not_go_with_them_is_refused(self, ranks) -> None:
+        for rank in ranks:
+            ema, compiled, last, holed, optimizer, device, saved = rank["spread"]["errors"]
+            assert ema.startswith("ema: expected None")
+            assert compiled.startswith("compile: expected False")
+            assert last.startswith("channels_last: expected False")
+            assert "NaN" in holed
+            assert optimizer.startswith("optimizer: expected a function")
+            assert device.startswith("shard: expected a device")
+            assert "expected a whole tensor, got a piece" in saved
 
 
 def test_processes_that_took_themselves_to_be_alone_are_connected(tmp_path) -> None:

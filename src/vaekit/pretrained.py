@@ -75,6 +75,7 @@ class Pretrained(nn.Module):
         Raises:
             OSError: If a file cannot be written; each is there whole or not at all.
             TypeError: If the state of a part is no tensor.
+            ValueError: If the weights are spread over processes.
 
         Example:
             >>> import tempfile
@@ -210,6 +211,9 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise UndescribedError(_checks.expected(name, "a tensor, to save it", repr(value)))
+        if storage.is_spread(value):
+            hint = "training.load_checkpoint gives a model made anew the weights of a run."
+            raise ValueError(_checks.expected(name, "a whole tensor", "a piece of one", hint))
     return state
 
 

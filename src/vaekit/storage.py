@@ -19,6 +19,7 @@ from vaekit import _checks
 __all__ = [
     "DamagedFileError",
     "commit",
+    "is_spread",
     "read",
     "read_tensors",
     "scratch",
@@ -95,6 +96,11 @@ def _is_running(process: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_spread(value: Any) -> bool:
+    """Tell whether it is a ``DTensor``, of which this process has a piece, or less than all."""
+    return hasattr(value, "full_tensor")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

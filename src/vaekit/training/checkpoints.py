@@ -17,6 +17,7 @@ from vaekit import _checks, storage
 from vaekit.training.history import History
 from vaekit.training.randomness import random_states, set_random_states
 from vaekit.training.rows import Rows
+from vaekit.training.sharding import loadable, whole
 from vaekit.training.world import World
 
 __all__ = ["Checkpoints", "load_checkpoint"]
@@ -150,7 +151,7 @@ def load_states(parts: dict[str, Any], states: dict[str, Any]) -> None:
             what = f"the parts that the checkpoint was written of, with {', '.join(brings)}"
             raise ValueError(_checks.expected(name, what, ", ".join(lacks) or "none of that"))
     for name, part in parts.items():
-        part.load_state_dict(states[name])
+        part.load_state_dict(loadable(part, states[name]))
         if isinstance(part, Optimizer):
             _lay_out(part)
 
@@ -269,14 +270,21 @@ class Writer:
             return
         state = {
             "at": list(at),
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "rows": self.rows.state_dict(),
+            "parts": self._whole({name: part.state_dict() for name, part in self.parts.items()}),
+            "rows": self._whole(self.rows.state_dict()),
             "random": self.world.collected([self._began if at.batches else {}, self._random()]),
             "settings": self.settings,
             "history": self.rows.history.to_dict(),
         }
         checkpoints, history = self.checkpoints, self.rows.history
         self.world.agreed(lambda: checkpoints.save(at.step, state, history))
+
+    def _whole(self, states: dict[str, Any]) -> dict[str, Any]:
+        """Put what is spread over the processes together, for the first to write."""
+        if self.world.size == 1:
+            return states
+        put: dict[str, Any] = whole(states, self.world.leads)
+        return put
 
     def _random(self) -> dict[str, Any]:
         orders = [[each.get_state() for each in _generators(loader)] for loader in self.loaders]

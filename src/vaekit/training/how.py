@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -62,21 +63,19 @@ def check_precision(precision: Any, dtype: torch.dtype) -> None:
         _checks.require(dtype == torch.float32, "precision", what, f"weights of {dtype}")
 
 
-class _Recomputed(nn.Sequential):
-    """A stack of layers that keeps some of the values between them, and computes the rest again."""
-
-    def forward(self, x: Any) -> Any:
-        # What is kept must not be changed by a layer that works where its input lies.
-        starts = [i for i, layer in enumerate(self) if i == 0 or not getattr(layer, "inplace", 0)]
-        kept = starts[:: max(round(math.sqrt(len(starts))), 1)]
-        for first, last in pairwise([*kept, len(self)]):
-            layers = self[first:last]
-            moves = any(True for _ in layers.buffers())  # statistics, which must move once
-            if last < len(self) and not moves and torch.is_grad_enabled():
-                x = checkpoint(nn.Sequential.forward, layers, x, use_reentrant=False)
-            else:
-                x = nn.Sequential.forward(layers, x)  # type: ignore[no-untyped-call]
-        return x
+def _forward_again(stack: nn.Sequential, x: Any) -> Any:
+    """Call a stack of layers that keeps some of the values between them, and computes the rest."""
+    # What is kept must not be changed by a layer that works where its input lies.
+    starts = [i for i, layer in enumerate(stack) if i == 0 or not getattr(layer, "inplace", 0)]
+    kept = starts[:: max(round(math.sqrt(len(starts))), 1)]
+    for first, last in pairwise([*kept, len(stack)]):
+        layers = nn.Sequential(*list(stack)[first:last])
+        moves = any(True for _ in layers.buffers())  # statistics, which must move once
+        if last < len(stack) and not moves and torch.is_grad_enabled():
+            x = checkpoint(layers, x, use_reentrant=False)
+        else:
+            x = layers(x)
+    return x
 
 
 @contextmanager
@@ -85,13 +84,15 @@ def _recomputing(model: nn.Module) -> Iterator[None]:
     stacks: list[nn.Sequential] = []
     inside: set[nn.Module] = set()
     for each in model.modules():
-        if type(each) is nn.Sequential and len(each) > 3 and each not in inside:
+        if not isinstance(each, nn.Sequential) or type(each).forward is not nn.Sequential.forward:
+            continue
+        if len(each) > 3 and each not in inside:
             stacks.append(each)
             inside.update(each.modules())
     try:
         for stack in stacks:
-            stack.__class__ = _Recomputed
+            stack.forward = partial(_forward_again, stack)  # type: ignore[method-assign]
         yield
     finally:
         for stack in stacks:
-            stack.__class__ = nn.Sequential
+            del stack.forward

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -19,9 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vaekit import _checks, datasets
+from vaekit import _checks, datasets, storage
 from vaekit.datasets.batches import element_shape
 from vaekit.objectives import Objective, Term
+from vaekit.training import sharding
 from vaekit.training.checkpoints import Checkpoints, Position, Writer
 from vaekit.training.history import History, NonFiniteLossError, versions
 from vaekit.training.how import How, Precision, check_precision
@@ -33,6 +33,7 @@ from vaekit.training.measures import (
     device_of,
     dtype_of,
     evaluate,
+    named_device,
 )
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
@@ -64,6 +65,7 @@ def fit(
     precision: Precision | None = None,
     channels_last: bool = False,
     recompute: bool = False,
+    shard: bool | str = False,
     samples: int | None = None,
     corruption: Callable[[Tensor], Tensor] | None = None,
     patience: int | None = None,
@@ -127,6 +129,13 @@ def fit(
         recompute: Whether every ``nn.Sequential`` of four layers or more, those of
             `vaekit.networks` among them, keeps but a few of the values between its layers and
             computes the others again in the backward pass: less memory, for a third more work.
+        shard: Whether each of several processes holds a piece alone of the weights, the gradients
+            and the optimiser's state of the encoder's and the decoder's networks, for models that
+            outgrow a device: torch's ``fully_shard``, layer by layer of a ``Sequential`` or a
+            ``ModuleList``. The name of a kind of device (``"cuda"``) spreads a model over those
+            that is too large for one, and held by the processor. The model stays spread, and
+            whatever is asked of it has to be asked in every process; callbacks are called in all.
+            Checkpoints hold it whole.
         samples: How many draws of z each element has, for objectives that take several.
         corruption: What is done to the input of the encoder, a function of the batch ``x``; what is
             to be reconstructed stays as it was. Validation data are corrupted likewise.
@@ -190,7 +199,11 @@ def fit(
     from accelerate.utils import set_seed
 
     objective = check_parts(model, objective)
-    world = World.joined(device_of(model))
+    home = named_device("shard", shard) if isinstance(shard, str) else device_of(model)
+    world = World.joined(home)
+    spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
+    if spread:
+        _check_spread(optimizer, ema, precision, channels_last, compile)
     _check_length(epochs, steps, data)
     for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(callback):
@@ -230,15 +243,21 @@ def fit(
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
     _check_last_batch(objective, "data", data, batch_size)
 
-    device = world.device_for(device_of(model))
-    model.to(device)
+    device = world.device_for(home)
+    if not spread:
+        model.to(device)
     objective.to(device, dtype)
-    world.level(model, objective, weights=True)
+    world.level(model, objective, device=device, weights=True)
+    if spread:
+        sharding.shard(model, world, device)
+        model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     inner = _Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
     optimizer = _make_optimizer(optimizer, parameters, learning_rate)
+    if spread:
+        sharding.apart(optimizer)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
         what = "one over the optimiser in use, or a function that makes one of it"
@@ -272,7 +291,18 @@ def fit(
     history = History(seed=seed, versions=versions())
     tracked: list[Callback] = [*callbacks]
     rows = Rows(
-        shown, model, objective, optimizer, history, measure, plateau, patience, tracked, world
+        shown,
+        model,
+        objective,
+        optimizer,
+        history,
+        measure,
+        plateau,
+        patience,
+        tracked,
+        world,
+        device,
+        spread,
     )
     parts = {"model": model, "objective": objective, "optimizer": optimizer}
     parts |= {} if averaged is None else {"averaged": averaged}
@@ -297,6 +327,7 @@ def fit(
         "ema": ema,
         "precision": precision,
         "channels_last": channels_last,
+        "shard": spread,
         "processes": world.size,
         "learning_rate": learning_rate,
         "optimizer": type(optimizer).__name__,
@@ -348,12 +379,13 @@ def fit(
                     target = x
                     if batch.target is not batch.x:
                         target = batch.target.to(device, non_blocking=True)
-                        world.together(partial(_checks.no_nan, "target", target), device)
                     context = context_of(batch, device) if conditional else None
                     for parameter in cleared:
                         parameter.grad = None
                     try:
-                        names, numbers, out = passes(x, target, context, step, count)
+                        names, numbers, out, asked = passes(
+                            x, target, context, step, count, interrupted()
+                        )
                     except _checks.NotFiniteError as error:
                         what = str(error)
                         name = what.split(":")[0]
@@ -361,7 +393,7 @@ def fit(
                     if scaler is not None:
                         scaler.unscale_(optimizer)
                     if clip_grad_norm is not None:
-                        nn.utils.clip_grad_norm_(trained, clip_grad_norm)
+                        sharding.clip(trained, clip_grad_norm)
                     skipped = False
                     if scaler is None:
                         optimizer.step()
@@ -384,7 +416,7 @@ def fit(
                     if validate_every is not None and step % validate_every == 0:
                         done = rows.close(step, epoch, _part(batch_index, loader)) or done
                         ended = True
-                    if world.any(interrupted(), device):
+                    if asked or (world.size == 1 and interrupted()):
                         # As the run now is, for the row that is closed would not have been.
                         writer.write(Position(step, epoch - 1, batch_index + 1))
                         history.stopped, done = "interrupted", True
@@ -412,7 +444,7 @@ def fit(
     finally:
         model.eval()
         if rows.best is not None and history.stopped in ("early", "finished"):
-            model.load_state_dict(rows.best)
+            model.load_state_dict(sharding.loadable(model, rows.best))
         elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history
@@ -493,6 +525,20 @@ def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
         what = "data that can be gone through again, where epochs is above 1"
         hint = "Give steps= instead, or an object with __iter__."
         raise ValueError(_checks.expected("data", what, type(data).__name__, hint))
+
+
+def _check_spread(
+    optimizer: Any, ema: float | None, precision: Any, channels_last: bool, compile: bool
+) -> None:
+    """Refuse what does not go with weights that are spread over the processes."""
+    if isinstance(optimizer, Optimizer):
+        what = "a function that makes one, for the parameters change as they are spread"
+        raise ValueError(_checks.expected("optimizer", what, type(optimizer).__name__))
+    refused = {"ema": (ema, None), "channels_last": (channels_last, False)}
+    for name, (given, plain) in (refused | {"compile": (compile, False)}).items():
+        _checks.require(given == plain, name, f"{plain}, where shard is set", given)
+    what = "None or 'bf16', where shard is set"
+    _checks.require(precision != "fp16", "precision", what, repr(precision))
 
 
 def _check_same_shape(data: Any, validation: Any) -> None:

@@ -1,7 +1,7 @@
 """How a batch goes forward and back: whole, in parts, and among processes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,9 +12,11 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks
 from vaekit.objectives import Objective
+from vaekit.storage import is_spread
 from vaekit.training.how import How
 from vaekit.training.measures import device_of, read_numbers
 from vaekit.training.randomness import random_states, set_random_states
+from vaekit.training.sharding import own
 from vaekit.training.world import World, filled, parts
 from vaekit.vae import VAE, VAEOutput, calls_of, rebuilding
 
@@ -140,6 +142,7 @@ class Passes:
         self._trained, self._parts, self._scaler = trained, parts, scaler
         self._support, self._keeping = support, keeping
         self._device, self._sure, self._checked = device_of(model), False, checked
+        self._spread = any(map(is_spread, trained))
         self._joint = keeping or any(term.statistic for term, _ in objective.pairs)
         self._names = [name for term, _ in objective.pairs for name in term.names]
         self._kept: VAEOutput | None = None
@@ -149,8 +152,14 @@ class Passes:
             self._fast = _tracing(objective, self._pieced)(torch.compile(self._slow))
 
     def __call__(
-        self, x: Tensor, target: Tensor, context: Tensor | None, step: int, whole: int
-    ) -> tuple[list[str], list[float], VAEOutput | None]:
+        self,
+        x: Tensor,
+        target: Tensor,
+        context: Tensor | None,
+        step: int,
+        whole: int,
+        asked: bool = False,
+    ) -> tuple[list[str], list[float], VAEOutput | None, bool]:
         """Put the gradients of a batch on the parameters.
 
         Args:
@@ -159,19 +168,22 @@ class Passes:
             context: What the model is conditioned on.
             step: The training step.
             whole: How many elements all processes have together.
+            asked: Whether this process was asked to end.
 
         Returns:
-            ``"loss"`` and the terms' names, their values, and what they are made of if kept.
+            ``"loss"`` and the terms' names, their values, what they are made of if kept, and
+            whether one of the processes was asked to end.
 
         Raises:
-            NotFiniteError: If the loss is not finite, before there are gradients of it.
+            NotFiniteError: If the data hold NaN, or the loss is not finite.
         """
         self._objective.set_step(step)
         if self._pieced:
-            return self._in_pieces(x, target, context, step, whole)
+            return self._in_pieces(x, target, context, step, whole, asked)
+        self._look(x, target)
         values, out = self._called(x, target, context)
         names, numbers = self._back(values, step, x, target)
-        return names, numbers, out
+        return names, numbers, out, asked
 
     def _called(self, *args: Any) -> Any:
         """Call what may be compiled, whose first batch goes through unhurried as well."""
@@ -204,15 +216,47 @@ class Passes:
     ) -> tuple[list[str], list[float]]:
         total = self._objective.total(values, step)
         names = ["loss", *values]
-        numbers = self._world.mean(read_numbers([total, *values.values()]), self._device)
-        if not all(map(math.isfinite, numbers)):
-            _explain(self._model, x, target, names, numbers)
+        numbers = read_numbers([total, *values.values()])
+        if self._world.size == 1:  # the others are told of the gradients with the numbers
+            _finite(self._model, x, target, names, numbers)
         (total if self._scaler is None else self._scaler.scale(total)).backward()
         return names, numbers
 
     def _in_pieces(
+        self,
+        x: Tensor,
+        target: Tensor,
+        context: Tensor | None,
+        step: int,
+        whole: int,
+        asked: bool,
+    ) -> tuple[list[str], list[float], VAEOutput | None, bool]:
+        world, names = self._world, ["loss", *self._names]
+        sums, failure = [0.0] * len(names), None
+        try:
+            if self._joint or self._spread:  # where the others wait before the end
+                world.together(partial(self._look, x, target), self._device)
+            else:
+                self._look(x, target)
+            for numbers in self._through(x, target, context, step, whole):
+                sums = [a + b for a, b in zip(sums, numbers, strict=True)]
+        except Exception as error:
+            if world.size == 1 or self._joint or self._spread:
+                raise
+            failure = error
+        flags = [float(asked), float(failure is not None)]
+        averaged = [each for each in self._trained if not is_spread(each)]
+        *sums, ends, failed = world.settle(averaged, [*sums, *flags], self._device)
+        if failed:
+            world.fail(failure)
+        if world.size > 1:
+            _finite(self._model, x, target, names, sums)
+        return names, sums, self._kept, ends > 0
+
+    def _through(
         self, x: Tensor, target: Tensor, context: Tensor | None, step: int, whole: int
-    ) -> tuple[list[str], list[float], VAEOutput | None]:
+    ) -> Iterator[list[float]]:
+        """Take a batch forward and back, piece by piece, and yield what each adds to the terms."""
         pieces = self._cut(x, target, context, whole)
         held, states = None, []
         if self._joint and len(pieces) > 1:
@@ -228,16 +272,18 @@ class Passes:
                     buffer.copy_(before)
             held = self._gathered(_joined(own), pieces[0].sizes)
             states.append(random_states(self._device))
-        sums: list[float] = []
         for index, piece in enumerate(pieces):
             if states:
                 set_random_states(self._device, states[index])
             values = self._piece(piece, held, states[-1] if states else None)
-            names, numbers = self._back(values, step, piece.x, piece.target)
-            sums = [a + b for a, b in zip(sums or [0.0] * len(numbers), numbers, strict=True)]
-        gradients = [each.grad for each in self._trained if each.grad is not None]
-        self._world.average(gradients)
-        return names, sums, self._kept
+            yield self._back(values, step, piece.x, piece.target)[1]
+
+    def _look(self, x: Tensor, target: Tensor) -> None:
+        """Look for NaN where no part of the model does, or where none may fail by itself."""
+        if target is not x:
+            _checks.no_nan("target", target)
+        if self._spread:
+            _checks.no_nan("x", x)
 
     def _cut(self, x: Tensor, target: Tensor, context: Tensor | None, whole: int) -> list[Piece]:
         """Cut this process's elements into pieces."""
@@ -284,16 +330,13 @@ class Passes:
     def _piece(self, piece: Piece, held: Posteriors | None, states: Any) -> dict[str, Tensor]:
         """Return what a piece adds to each term, and keep what the terms are made of."""
 
-        def inferred() -> tuple[VAEOutput, Posteriors | None, dict[str, Tensor]]:
-            if not self._joint:
-                out, own = self._called(piece.x, piece.context), None
-            else:
-                out, own = self._posteriors(piece)
+        def inferred() -> tuple[VAEOutput, Posteriors, dict[str, Tensor]]:
+            out, own = self._posteriors(piece)
             return out, own, self._added(piece, out)
 
+        if not self._joint:
+            return self._added(piece, self._called(piece.x, piece.context))
         out, own, added = self._world.together(inferred, self._device)
-        if own is None:
-            return added
         held = held or self._gathered(own, piece.sizes)
         if self._keeping:
             self._kept = held(out)
@@ -350,13 +393,15 @@ def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
     return support is wanted is constraints.unit_interval
 
 
-def _explain(
+def _finite(
     model: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], numbers: Sequence[float]
 ) -> None:
-    """Name what is not finite: the data, the weights, or else the term."""
+    """Name what is not finite, if a number is not: the data, the weights, or else the term."""
+    if all(map(math.isfinite, numbers)):
+        return
     for argument, value in (("x", x), ("target", target), *model.named_parameters()):
         if value.is_floating_point():
-            _checks.finite(argument, value)
+            _checks.finite(argument, own(value))
     terms = [*zip(names, numbers, strict=True)]
     for name, number in [*terms[1:], terms[0]]:  # the total only if every term is finite
         if not math.isfinite(number):

@@ -4,8 +4,9 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -16,6 +17,8 @@ from vaekit.training.world import World
 from vaekit.vae import VAE
 
 __all__ = ["TrainingState"]
+
+_T = TypeVar("_T")
 
 Callback = Callable[["TrainingState"], bool | None]
 
@@ -55,6 +58,8 @@ class Rows:
     patience: int | None
     callbacks: Sequence[Callback]
     world: World
+    device: torch.device
+    spread: bool
     best: dict[str, Any] | None = None
     _sums: Sums = field(default_factory=Sums)
     _started: float = field(default_factory=time.perf_counter)
@@ -69,8 +74,8 @@ class Rows:
         if step == self._closed_at:
             return False
         history, train = self.history, self._sums.means()
-        self.world.level(self.trained, self.model)
-        measured = self.world.agreed(lambda: self.measure(step - 1))
+        self.world.level(self.trained, self.model, device=self.device)
+        measured = self._asked(lambda: self.measure(step - 1))
         history.add(
             step=step,
             epoch=epoch - 1 + part,
@@ -86,7 +91,7 @@ class Rows:
         if self.patience is not None and history.best == len(history) - 1:
             self.best = copy.deepcopy(self.model.state_dict())
         state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
-        if self.world.agreed(lambda: True in [callback(state) for callback in self.callbacks]):
+        if self._asked(lambda: True in [callback(state) for callback in self.callbacks]):
             history.stopped = "callback"
         elif self._out_of_patience():
             history.stopped = "early"
@@ -109,6 +114,13 @@ class Rows:
         self._started = time.perf_counter() - state["seconds"]
         self._closed_at, self.best = state["closed_at"], state["best"]
         self.history.stopped = "early" if self._out_of_patience() else "finished"
+
+    def _asked(self, ask: Callable[[], _T]) -> _T:
+        """Return what the first process finds; all look where each has a piece of the model."""
+        if self.spread:
+            found = self.world.together(ask, self.device)
+            return self.world.agreed(lambda: found)
+        return self.world.agreed(ask)
 
     def _out_of_patience(self) -> bool:
         rows, best = len(self.history), self.history.best or 0

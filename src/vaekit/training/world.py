@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
-from vaekit import _checks, datasets
+from vaekit import _checks, datasets, storage
 from vaekit.training.randomness import random_states, set_random_states
 
 __all__ = ["Share", "World", "filled", "parts"]
 
 _T = TypeVar("_T")
+
+_groups: list[Any] = []  # that of all, and the patient one beside it
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class World:
             atexit.register(_leave)
         if not distributed.is_initialized():
             return cls()
+        _patient()
         return cls(distributed.get_world_size(), distributed.get_rank())
 
     @property
@@ -75,7 +79,7 @@ class World:
             except BaseException as error:
                 failure = error
         told: list[Any] = [made, _portable(failure)]
-        distributed.broadcast_object_list(told, 0)
+        distributed.broadcast_object_list(told, 0, group=_patient())
         agreed, theirs = told
         if theirs is not None:
             raise failure or theirs
@@ -92,17 +96,21 @@ class World:
         except Exception as error:
             failure = error
         if self.any(failure is not None, device):
-            found = self.collected(_portable(failure))
-            raise failure or next(error for error in found if error is not None)
+            self.fail(failure)
         done: Any = made
         return done  # type: ignore[no-any-return]
+
+    def fail(self, failure: BaseException | None) -> NoReturn:
+        """Raise this process's error, or another's where it has none; all have to call it."""
+        found = self.collected(_portable(failure))
+        raise failure or next(error for error in found if error is not None)
 
     def collected(self, value: _T) -> list[_T]:
         """Return what every process has, in order."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, group=_patient())
         return found
 
     def mean(self, numbers: list[float], device: torch.device) -> list[float]:
@@ -114,16 +122,34 @@ class World:
         means: list[float] = (given / self.size).tolist()
         return means
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Put the means over the processes in the place of tensors: gradients, all at once."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+    def settle(
+        self, trained: Sequence[Tensor], numbers: Sequence[float], device: torch.device
+    ) -> list[float]:
+        """Put the means over the processes in the place of gradients, and return those of numbers.
+
+        All at once, for an exchange takes long, however small it is.
+        """
+        if self.size == 1:
+            return [*numbers]
+        held = [each.grad for each in trained]
+        dtype = reduce(torch.promote_types, {each.dtype for each in trained}, torch.float32)
+        flat = torch.cat(
+            [
+                torch.tensor(numbers, dtype=torch.float64).to(device, dtype),
+                *(  # none where a process has failed
+                    each.new_zeros(each.numel()) if grad is None else grad.flatten()
+                    for each, grad in zip(trained, held, strict=True)
+                ),
+            ]
+        )
         distributed.all_reduce(flat)
         flat /= self.size
-        sizes = [tensor.numel() for tensor in tensors]
-        for tensor, mean in zip(tensors, flat.split(sizes), strict=True):
-            tensor.copy_(mean.view(tensor.shape))
+        means, *others = flat.split([len(numbers), *(each.numel() for each in trained)])
+        for grad, mean in zip(held, others, strict=True):
+            if grad is not None:
+                grad.copy_(mean.view(grad.shape))
+        settled: list[float] = means.tolist()
+        return settled
 
     def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the rows of all processes, without their gradients, where each has so many."""
@@ -147,12 +173,15 @@ class World:
         count = torch.get_device_module(device).device_count()
         return torch.device(device.type, int(os.environ.get("LOCAL_RANK", self.rank)) % count)
 
-    def level(self, *modules: nn.Module, weights: bool = False) -> None:
+    def level(self, *modules: nn.Module, device: torch.device, weights: bool = False) -> None:
         """Give all processes the first one's buffers (statistics of batches), or all weights."""
         if self.size > 1:
             for module in modules:
                 for tensor in [*module.buffers(), *(module.parameters() if weights else [])]:
-                    distributed.broadcast(tensor.detach(), 0)
+                    if not storage.is_spread(tensor):  # of which each has another piece
+                        there = tensor.detach().to(device)
+                        distributed.broadcast(there, 0)
+                        tensor.detach().copy_(there)
 
     @contextmanager
     def drawing_alike(self, device: torch.device) -> Iterator[None]:
@@ -285,6 +314,18 @@ def _seeded(batches: Any, seed: int) -> Any:
     size = None if not sampler.replacement else sampler.num_samples
     own = RandomSampler(sampler.data_source, sampler.replacement, size, generator)
     return BatchSampler(own, batches.batch_size, batches.drop_last)
+
+
+def _patient() -> Any:
+    """Return a group in which processes wait for one another as long as it takes, on processors.
+
+    The first may measure, draw or write for longer than the group of all lets the others wait.
+    """
+    everyone = distributed.group.WORLD
+    if not _groups or _groups[0] is not everyone:
+        limit = timedelta(weeks=1)
+        _groups[:] = everyone, distributed.new_group(backend="gloo", timeout=limit)
+    return _groups[1]
 
 
 def _leave() -> None:
