@@ -3,6 +3,8 @@
 Noise comes with the data, so that it is the same whichever process an element goes to.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,18 +159,25 @@ def sharing(folder: Path) -> dict[str, object]:
         asked.append(rank)
         return len(asked) == 2
 
+    def press(x: torch.Tensor) -> torch.Tensor:
+        pressed.append(rank)
+        if rank == 1 and len(pressed) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return x
+
     class Own(ArithmeticError):
         """An error that no other process knows."""
 
     def complain(state) -> None:
         raise Own("the callback's own")
 
-    rank, asked = torch.distributed.get_rank(), []
+    rank, asked, pressed = torch.distributed.get_rank(), [], []
     statistic = vk.objectives.MMD()
     whole, alone = plain(9)
     plain(5, checkpoint=folder / "checkpoints")
     resumed, weights = plain(9, checkpoint=folder / "checkpoints", resume=True)
     stopped, _ = plain(9, validate_every=1, callbacks=[ask])
+    cut, _ = plain(9, corruption=press)
     _, averaged = plain(3, ema=0.5)
     statistic = vk.objectives.LatentL2()  # which draws nothing in common
     plain(9)
@@ -187,6 +196,7 @@ def sharing(folder: Path) -> dict[str, object]:
         "noise": noise,
         "asked": asked,
         "steps": stopped.step,
+        "interrupted": (cut.stopped, cut.step[-1]),
         "errors": [],
     }
     bare = DataLoader(torch.randn(8, PIXELS), 4, sampler=torch.randperm(8, generator=None).tolist())

@@ -97,6 +97,10 @@ class TestSharing:
         assert [rank["sharing"]["asked"] for rank in ranks] == [[0, 0]] + [[]] * (len(ranks) - 1)
         assert {tuple(rank["sharing"]["steps"]) for rank in ranks} == {(1, 2)}
 
+    def test_all_end_where_one_is_interrupted(self, ranks) -> None:
+        # Told of it as the next step ends.
+        assert {rank["sharing"]["interrupted"] for rank in ranks} == {("interrupted", 4)}
+
     def test_errors_are_everyones(self, ranks) -> None:
         what = "data: expected the same batches in every process"
         for rank in ranks:
