@@ -30,6 +30,7 @@ import results
 import torch
 import turns
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 import vaekit as vk
 
@@ -38,9 +39,11 @@ QUARTERS = 4
 PRODUCTS, BY_HAND, FIT = "matrix products alone", "hand-written loop", "fit"
 COMPILED, BF16 = "fit(compile=True)", "fit(precision='bf16')"
 PYTHAE, SCRIPT = "pythae", "script of pytorch/examples"
+TORCHVISION, RANDOM = "torchvision loop", "random bytes"
 BARS = [
     (FIT, BY_HAND, "at most", 1.05),
     (COMPILED, FIT, "at most", 1.0),
+    (TORCHVISION, FIT, "at least", 2.5),
     (PYTHAE, FIT, "at least", 1.6),
     (SCRIPT, FIT, "at least", 3.0),
     (BF16, PRODUCTS, "at most", 1.0),
@@ -76,7 +79,7 @@ def images(train: bool) -> tuple[Tensor, str]:
 
         held = MNIST(os.environ["VAEKIT_DATA"], train=train).data[:, None]
     except (KeyError, RuntimeError, ImportError):
-        return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8), "random bytes"
+        return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8), RANDOM
     return held, f"MNIST ({len(held)} images)"
 
 
@@ -93,6 +96,30 @@ def hand_written(quarters: Sequence[Tensor], device: str) -> Epoch:
     """Return an epoch of a loop over the tensor in memory, with fused Adam."""
     model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
     return Epoch(byhand.loop(model, quarters, BATCH), lambda x: model.loss(x.flatten(1)))
+
+
+def torchvision_loop(device: str) -> Epoch:
+    """Return an epoch of the usual loop: torchvision's data set, a plain DataLoader, plain Adam."""
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import ToTensor
+
+    held = MNIST(os.environ["VAEKIT_DATA"], train=True, transform=ToTensor())
+    size = len(held) // QUARTERS
+    parts = [Subset(held, range(first, first + size)) for first in range(0, len(held), size)]
+    loaders = [DataLoader(part, BATCH, shuffle=True) for part in parts]
+    model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def epoch(quarter: int) -> None:
+        total = 0.0
+        for x, _ in loaders[quarter]:
+            optimizer.zero_grad()
+            loss = model.loss(x.flatten(1).to(device))
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(x)
+
+    return Epoch(epoch, lambda x: model.loss(x.flatten(1)))
 
 
 def matrix_products(count: int, device: str) -> Epoch:
@@ -161,6 +188,8 @@ def main() -> None:
     for precision in args.precision:
         name = f"fit(precision={precision!r})"
         ways[name] = lambda each=precision: with_fit(quarters, args.device, precision=each)
+    if what != RANDOM:
+        ways[TORCHVISION] = lambda: torchvision_loop(args.device)
     if peers.versions():
         held, sizes = data.flatten(1).chunk(QUARTERS), (PIXELS, HIDDEN, LATENT)
         ways[PYTHAE] = lambda: Epoch(*peers.pythae(held, sizes, BATCH, args.device))

@@ -91,6 +91,13 @@ def test_the_regret_is_measured_where_gradients_are_off() -> None:
     assert wanted.dtype == torch.double
 
 
+def test_the_regret_may_be_left_out() -> None:
+    model, x = tiny(), torch.rand(4, 1, 8, 8).round()
+    found, whole = (metrics.anomaly_scores(model, x, 2, regret=each) for each in (False, True))
+    assert found.likelihood_regret is None
+    assert torch.equal(found.reconstruction, whole.reconstruction)
+
+
 def test_the_draws_are_those_asked_for_and_a_chunk_of_them_is_held() -> None:
     model, chunks = tiny(), []
     model.decoder.register_forward_pre_hook(lambda _, args: chunks.append(len(args[0])))

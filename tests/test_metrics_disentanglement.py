@@ -165,6 +165,23 @@ def test_sap_of_perfect_codes_lacks_chance_only() -> None:
     )
 
 
+def test_sap_of_noise_is_at_chance() -> None:
+    codes, factors = independent(1200, 2, 2)
+    found = metrics.sap(codes, factors)
+    # Factors are coins that no code sees: 400 tosses for each pair, and a gap of two of them.
+    assert ((found.predictability - 0.5).abs() < 4 * 0.5 / 400**0.5).all()
+    assert found.score < 4 * 0.5 * (2 / 400) ** 0.5
+
+
+def test_sap_of_rotated_codes_is_that_of_codes_which_tell_as_much() -> None:
+    factors = grid(2, 2, times=300)
+    codes = (2 * factors.double() - 1) @ ROTATION.double()  # a quarter of the data at each corner
+    found = metrics.sap(codes, factors)
+    # Each code is 0 for half the data, and there a coin; it tells the other half.
+    assert ((found.predictability - 0.75).abs() < 4 * (0.75 * 0.25 / 400) ** 0.5).all()
+    assert found.score < 4 * (2 * 0.75 * 0.25 / 400) ** 0.5
+
+
 def test_sap_weighs_rare_values_as_much_as_common_ones() -> None:
     rows = [(1.0, 1)] * 100 + [(1.0, 0)] * 270 + [(-1.0, 0)] * 630
     code, factor = (torch.tensor(column) for column in zip(*rows, strict=True))
@@ -235,6 +252,17 @@ def test_dci_of_noise_is_at_chance() -> None:
     assert ((found.by_factor - 0.5).abs() < 4 * 0.5 / 400**0.5).all()
     assert found.informativeness == pytest.approx(found.by_factor.mean().item())
     assert torch.equal(metrics.dci(codes, factors).importance, found.importance)
+    # What boosting makes of noise, it makes of both codes alike.
+    assert found.disentanglement < 0.05
+    assert found.completeness < 0.05
+
+
+def test_dci_of_rotated_codes_is_entangled_by_boosting_too() -> None:
+    factors = grid(4, 4, times=20)
+    found = metrics.dci(factors.double() @ ROTATION.double(), factors)
+    assert found.informativeness > 0.95
+    assert found.disentanglement < 0.1
+    assert found.completeness < 0.1
 
 
 def test_dci_of_a_classifier_with_coefficients_of_each_class() -> None:

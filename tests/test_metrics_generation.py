@@ -1,7 +1,9 @@
 """Metrics of generated data, on sets whose answers are known."""
 
+import inspect
 import math
 import sys
+from statistics import variance
 from types import ModuleType
 
 import pytest
@@ -12,13 +14,18 @@ from vaekit.metrics import generation as metrics
 from vaekit.metrics.means import mean_of
 
 
-def brute_force(x: torch.Tensor, y: torch.Tensor, k: int) -> tuple[list[int], list[bool]]:
+def brute_force(x: list[list[float]], y: list[list[float]], k: int) -> tuple[list[int], list[bool]]:
     """In how many balls of x each y lies, and which balls hold any, one by one."""
+    reached = balls(x, y, k)
+    return [sum(column) for column in zip(*reached, strict=True)], [any(row) for row in reached]
+
+
+def balls(x: list[list[float]], y: list[list[float]], k: int) -> list[list[bool]]:
+    """Which balls of x hold which y."""
     radius = [
         sorted(math.dist(a, b) for j, b in enumerate(x) if j != i)[k - 1] for i, a in enumerate(x)
     ]
-    reached = [[math.dist(a, b) <= r for b in y] for a, r in zip(x, radius, strict=True)]
-    return [sum(column) for column in zip(*reached, strict=True)], [any(row) for row in reached]
+    return [[math.dist(a, b) <= r for b in y] for a, r in zip(x, radius, strict=True)]
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -34,6 +41,9 @@ def test_memberships_are_those_of_the_definition(k: int, chunk: int) -> None:
     assert recall.mean == pytest.approx(sum(n > 0 for n in others) / 40)
     assert density.mean == pytest.approx(sum(inside) / k / 30)
     assert coverage.mean == pytest.approx(sum(covered) / 40)
+    reached = balls(x.tolist(), y.tolist(), k)
+    without = [sum(any(row[:j] + row[j + 1 :]) for row in reached) / 40 for j in range(30)]
+    assert coverage.standard_error**2 == pytest.approx(29**2 / 30 * variance(without))
 
 
 def test_sets_are_compared_where_the_real_ones_are(device: torch.device) -> None:
@@ -78,6 +88,41 @@ def test_density_and_coverage_of_one_distribution_are_what_theory_says() -> None
         assert abs(mean - expected) < 4 * error
 
 
+def spread_over_said(draw: str, name: str, repetitions: int) -> float:
+    """The variance over other draws of a set, or of both, over that which the errors say."""
+    x, y = torch.randn(200, 3), 1.2 * torch.randn(200, 3) + 0.3
+    found = []
+    for _ in range(repetitions):
+        real = torch.randn(200, 3) if draw == "real" else x
+        generated = 1.2 * torch.randn(200, 3) + 0.3 if draw == "generated" else y
+        metric = metrics.precision_recall if name in PR else metrics.density_coverage
+        found.append(getattr(metric(real, generated), name))
+    return (
+        variance([each.mean for each in found])
+        / mean_of(torch.tensor([each.standard_error**2 for each in found])).mean
+    )
+
+
+PR = metrics.PrecisionRecall._fields
+# A variance of R normal values has itself times the root of 2 / (R - 1) for its error.
+REPETITIONS = 150
+TOLERANCE = 4 * (2 / (REPETITIONS - 1)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"), [("generated", "precision"), ("generated", "density"), ("real", "recall")]
+)
+def test_standard_errors_are_the_spread_over_other_sets_in_the_same_balls(
+    draw: str, name: str
+) -> None:
+    assert abs(spread_over_said(draw, name, REPETITIONS) - 1) < TOLERANCE
+
+
+def test_the_standard_error_of_coverage_is_no_lower_than_the_spread() -> None:
+    """The error of a mean over the balls, as if each were covered by itself, is lower."""
+    assert spread_over_said("generated", "coverage", REPETITIONS) < 1
+
+
 def test_frechet_distance_of_known_gaussians() -> None:
     """Sets whose moments are exact: the distance is that of the formula with commuting factors."""
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double()
@@ -85,10 +130,13 @@ def test_frechet_distance_of_known_gaussians() -> None:
     y = corners * torch.tensor([3.0, 0.5]) + torch.tensor([1.0, 0.0])
     scale = 4 / 3  # the unbiased covariance of the corners
     expected = 1 + scale * ((1 - 3) ** 2 + (2 - 0.5) ** 2)
-    assert metrics.frechet_distance(x, y) == pytest.approx(expected)
+    found = metrics.frechet_distance(x, y)
+    assert found.distance == pytest.approx(expected)
+    assert (found.mean, found.covariance) == pytest.approx((1, expected - 1))
+    assert (found.real, found.generated) == (4, 4)
     turn = torch.linalg.qr(torch.randn(2, 2).double()).Q
-    assert metrics.frechet_distance(x @ turn, y @ turn) == pytest.approx(expected)
-    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet_distance(x @ turn, y @ turn).distance == pytest.approx(expected)
+    assert metrics.frechet_distance(x, x).distance == pytest.approx(0, abs=1e-9)
 
 
 def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
@@ -98,23 +146,150 @@ def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
     a, b = x.T.cov().numpy(), y.T.cov().numpy()
     root = scipy.linalg.sqrtm(a @ b).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + (a + b - 2 * root).trace()
-    assert metrics.frechet_distance(x, y) == pytest.approx(expected)
+    assert metrics.frechet_distance(x, y).distance == pytest.approx(expected)
 
 
 def test_frechet_distance_of_fewer_elements_than_features() -> None:
     x = torch.randn(5, 20)
-    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(x, x).distance == pytest.approx(0, abs=1e-6)
+
+
+def orders(*sizes: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(size, generator=generator) for size in sizes]
+
+
+@pytest.mark.parametrize("blocks", [3, 10])
+def test_the_error_of_the_frechet_distance_is_the_jackknife_over_blocks(blocks: int) -> None:
+    x, y = torch.randn(41, 3).double() + 5, 2 * torch.randn(52, 3).double()
+    found = metrics.frechet_distance(x, y, blocks=blocks, seed=7)
+    first, second = (each.tensor_split(blocks) for each in orders(41, 52, seed=7))
+    without = []
+    for i in range(blocks):
+        kept = [torch.cat(each[:i] + each[i + 1 :]) for each in (first, second)]
+        without.append(metrics.frechet_distance(x[kept[0]], y[kept[1]], blocks=1).distance)
+    expected = (blocks - 1) ** 2 / blocks * variance(without)
+    assert found.standard_error**2 == pytest.approx(expected)
+
+
+def test_the_error_of_the_frechet_distance_is_the_spread_over_other_sets() -> None:
+    found = [
+        metrics.frechet_distance(torch.randn(300, 2), 1.5 * torch.randn(300, 2) + 0.7)
+        for _ in range(REPETITIONS)
+    ]
+    said = mean_of(torch.tensor([each.standard_error**2 for each in found])).mean
+    # Those of ten blocks are themselves less certain, by the root of 2 / 9 for each.
+    tolerance = 4 * (2 / (REPETITIONS - 1) + 2 / 9 / REPETITIONS) ** 0.5
+    assert abs(variance([each.distance for each in found]) / said - 1) < tolerance
+
+
+@pytest.mark.parametrize(("n", "m", "finite"), [(2, 9, False), (9, 2, False), (3, 3, True)])
+def test_the_error_of_the_frechet_distance_needs_three_of_each(
+    n: int, m: int, finite: bool
+) -> None:
+    x, y = torch.randn(n, 2), torch.randn(m, 2)
+    assert math.isfinite(metrics.frechet_distance(x, y).standard_error) == finite
+    assert math.isnan(metrics.frechet_distance(x, y, blocks=1).standard_error)
 
 
 def test_kernel_distance_is_the_mean_of_unbiased_blocks() -> None:
-    x, y = torch.randn(130, 3).double(), torch.randn(130, 3).double() + 0.5
+    x, y = torch.randn(130, 3).double(), torch.randn(140, 3).double() + 0.5
     kernel = losses.RBF(1.0)
-    found = metrics.kernel_distance(x, y, kernel, block=60)
-    one, other = (losses.mmd(x[i : i + 60], y[i : i + 60], kernel).item() for i in (0, 60))
+    found = metrics.kernel_distance(x, y, kernel, block=60, seed=3)
+    first, second = orders(130, 140, seed=3)
+    one, other = (
+        losses.mmd(x[first[i : i + 60]], y[second[i : i + 60]], kernel).item() for i in (0, 60)
+    )
     assert found.mean == pytest.approx((one + other) / 2)
     assert found.standard_error == pytest.approx(abs(one - other) / 2)
-    null = metrics.kernel_distance(torch.randn(4000, 3), torch.randn(4000, 3), block=100)
-    assert abs(null.mean) < 4 * null.standard_error
+
+
+def by_class(n: int) -> torch.Tensor:
+    """A mixture of four classes far apart, sorted by them."""
+    return 3 * torch.randint(4, (n, 1)).sort(0).values + torch.randn(n, 2)
+
+
+@pytest.mark.parametrize("kernel", [None, "polynomial"])
+@pytest.mark.parametrize("sorted_too", [True, False])
+def test_sorted_data_are_compared_as_shuffled_ones_are(kernel, sorted_too: bool) -> None:
+    found = []
+    for seed in range(REPETITIONS):
+        x, y = by_class(120), by_class(120)
+        y = y if sorted_too else y[torch.randperm(120)]
+        found.append(metrics.kernel_distance(x, y, kernel, block=30, seed=seed))
+    mean, error = mean_of(torch.tensor([each.mean for each in found]))
+    assert abs(mean) < 4 * error
+    said = mean_of(torch.tensor([each.standard_error**2 for each in found]))
+    tolerance = 4 * (2 / (REPETITIONS - 1) + (said.standard_error / said.mean) ** 2) ** 0.5
+    assert abs(REPETITIONS * error**2 / said.mean - 1) < tolerance
+
+
+@pytest.mark.parametrize("metric", [metrics.kernel_distance, metrics.frechet_distance])
+def test_shuffling_is_by_a_seed_and_leaves_the_global_state(metric) -> None:
+    x, y = torch.randn(50, 2), torch.randn(50, 2)
+    before = torch.get_rng_state()
+    first = metric(x, y)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert metric(x, y, seed=0) == first
+    assert metric(x, y, seed=1).standard_error != first.standard_error
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "sizes"),
+    [
+        (3, 50, [2]),
+        (11, 11, [2] * 5),
+        (25, 90, [2] * 12),
+        (1999, 1999, [199] * 10),
+        (12_300, 12_000, [1000] * 12),
+    ],
+)
+def test_blocks_are_ten_or_more_where_the_data_allow(
+    n: int, m: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def mmd(x: torch.Tensor, y: torch.Tensor, kernel: losses.Kernel) -> torch.Tensor:
+        seen.append((len(x), len(y)))
+        return x.mean() - y.mean()
+
+    monkeypatch.setattr(losses, "mmd", mmd)
+    found = metrics.kernel_distance(torch.randn(n, 1), torch.randn(m, 1), losses.RBF(1.0))
+    assert seen == [(size, size) for size in sizes]
+    assert math.isfinite(found.standard_error) == (len(sizes) > 1)
+
+
+def test_the_default_kernel_has_the_scale_of_the_features() -> None:
+    x, y = torch.randn(30, 3).double(), torch.randn(40, 3).double() + 1
+    x[:20] = x[0]  # whose distances of 0 say nothing of the scale
+    pooled = torch.cat([x, y]).tolist()
+    apart = [math.dist(a, b) for i, a in enumerate(pooled) for b in pooled[:i] if a != b]
+    median = sorted(apart)[(len(apart) - 1) // 2]
+    multiples = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+    kernel = losses.InverseMultiquadric(*(median * s**0.5 for s in multiples))
+    assert metrics.kernel_distance(x, y) == pytest.approx(metrics.kernel_distance(x, y, kernel))
+    x, y = torch.randn(900, 3).double(), torch.randn(700, 3).double() + 1  # more than are looked at
+    found = metrics.kernel_distance(x, y)
+    for scale in (1e-6, 1e6):
+        assert metrics.kernel_distance(scale * x, scale * y) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_the_polynomial_kernel_is_that_of_the_kid(chunk: int) -> None:
+    n, m, d = 15, 15, 3
+    x, y = torch.randn(n, d).double(), torch.randn(m, d).double() + 0.5
+
+    def kernel(a: list[float], b: list[float]) -> float:
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / d + 1) ** 3
+
+    one, other = x.tolist(), y.tolist()
+    own = sum(kernel(a, b) for i, a in enumerate(one) for j, b in enumerate(one) if i != j)
+    others = sum(kernel(a, b) for i, a in enumerate(other) for j, b in enumerate(other) if i != j)
+    between = sum(kernel(a, b) for a in one for b in other)
+    expected = own / (n * (n - 1)) + others / (m * (m - 1)) - 2 * between / (n * m)
+    found = metrics.kernel_distance(x, y, "polynomial", block=15, chunk=chunk)
+    assert found.mean == pytest.approx(expected, rel=1e-12)
 
 
 def test_features_are_asked_in_chunks() -> None:
@@ -125,9 +300,12 @@ def test_features_are_asked_in_chunks() -> None:
         sizes.append(len(batch))
         return batch.mean((2, 3))
 
-    found = metrics.frechet_distance(x, y, features=features, chunk=10)
-    assert sizes == [10, 10, 5] * 2
-    assert found == pytest.approx(metrics.frechet_distance(x.mean((2, 3)), y.mean((2, 3))))
+    for metric in METRICS:
+        sizes.clear()
+        found = metric(x, y, features=features, chunk=10)
+        assert sizes == [10, 10, 5] * 2
+        plain = metric(x.mean((2, 3)), y.mean((2, 3)))
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(plain))
 
 
 def test_bad_arguments_are_named(refuses) -> None:
@@ -141,20 +319,28 @@ def test_bad_arguments_are_named(refuses) -> None:
     )
     refuses(ValueError, lambda: metrics.frechet_distance(x / 0, x), "real: expected", "infinite")
     refuses(ValueError, lambda: metrics.frechet_distance(x, x, chunk=0), "chunk: expected")
-    refuses(ValueError, lambda: metrics.kernel_distance(x[:1], x), "block: expected at least 2")
+    refuses(ValueError, lambda: metrics.frechet_distance(x, x, blocks=0), "blocks: expected")
+    refuses(
+        ValueError, lambda: metrics.kernel_distance(x, x, block=1), "block: expected", "above 1"
+    )
+    refuses(ValueError, lambda: metrics.kernel_distance(x, x, chunk=0), "chunk: expected")
+    named = "kernel: expected one of 'polynomial', got 'cubic'"
+    refuses(ValueError, lambda: metrics.kernel_distance(x, x, "cubic"), named)
 
 
 @pytest.mark.parametrize("flat", [(6,), (6, 1), (6, 1, 1, 1)])
 def test_constant_data_of_one_feature_have_defined_values(flat: tuple[int, ...]) -> None:
     x = torch.ones(flat)
-    assert metrics.frechet_distance(x, x) == 0
-    assert metrics.frechet_distance(x, x + 2) == 4
+    assert metrics.frechet_distance(x, x) == (0, 0, 0, 0, 6, 6)
+    assert metrics.frechet_distance(x, x + 2) == (4, 4, 0, 0, 6, 6)
     assert metrics.precision_recall(x, x) == ((1.0, 0.0), (1.0, 0.0))
     assert metrics.precision_recall(x, x + 2) == ((0.0, 0.0), (0.0, 0.0))
     assert metrics.density_coverage(x, x).coverage == (1.0, 0.0)
-    mean, error = metrics.kernel_distance(x, x)
-    assert mean == 0
-    assert math.isnan(error)  # of a single block
+    for kernel in (None, "polynomial"):
+        assert metrics.kernel_distance(x, x, kernel) == (0, 0)
+        mean, error = metrics.kernel_distance(x, x, kernel, block=6)
+        assert mean == 0
+        assert math.isnan(error)  # of a single block
 
 
 METRICS = (
@@ -227,7 +413,7 @@ def test_inception_measures_the_distance() -> None:
     x, y = torch.rand(9, 3, 4, 4), torch.rand(9, 3, 4, 4)
     means = [(255 * each).round().mean((2, 3)) for each in (x, y)]
     found = metrics.frechet_distance(x, y, features=metrics.inception_features())
-    assert found == pytest.approx(metrics.frechet_distance(*means))
+    assert found.distance == pytest.approx(metrics.frechet_distance(*means).distance)
 
 
 @pytest.mark.usefixtures("torch_fidelity")
@@ -242,8 +428,32 @@ def test_inception_refuses_what_are_no_pictures(refuses) -> None:
     refuses(ValueError, lambda: metrics.inception_features(batch_size=0), "batch_size: expected")
 
 
+def test_inception_calls_the_constructor_that_torch_fidelity_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    made = module.FeatureExtractorInceptionV3
+    signature, layers = inspect.signature(made), made.get_provided_features_list()
+    calls = []
+
+    def call(*args: object, **kwargs: object) -> Network:
+        calls.append(signature.bind(*args, **kwargs).arguments)
+        return Network(*args, **kwargs)
+
+    monkeypatch.setattr(module, "FeatureExtractorInceptionV3", call)
+    for dim in ("64", "192", "768", "2048"):
+        metrics.inception_features(int(dim), weights="weights.pth")
+        assert calls.pop() == {
+            "name": "inception",
+            "features_list": [dim],
+            "feature_extractor_weights_path": "weights.pth",
+        }
+        assert dim in layers
+
+
 def test_without_torch_fidelity_the_package_is_named(
     refuses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
     refuses(ImportError, metrics.inception_features, "pip install torch-fidelity")

@@ -57,8 +57,30 @@ def test_importance_sampling_reaches_the_exact_value_from_above(linear: Linear) 
     error = (1 / many.effective_samples).sqrt()
     z = (many.by_element - exact) / error
     assert z.abs().max() < 5
-    assert abs(many.nats.mean - exact.mean().item()) < 5 * error.square().sum().sqrt() / len(x)
+    assert abs(many.nats.mean - exact.mean().item()) < 4 * many.monte_carlo_error
     assert many.nats.standard_error == pytest.approx(many.by_element.std().item() / 20**0.5)
+
+
+@pytest.mark.parametrize("annealed", [False, True])
+def test_the_error_of_the_draws_is_their_spread(linear: Linear, annealed: bool) -> None:
+    x = linear.data(4)
+
+    def measured(seed: int) -> metrics.NegativeLogLikelihood:
+        if annealed:
+            options = {"chains": 32, "steps": 60, "leapfrog": 2}
+            return metrics.annealed_importance_sampling(linear.model, x, seed=seed, **options)
+        return metrics.negative_log_likelihood(linear.model, x, 400, chunk=400, seed=seed)
+
+    found = [measured(seed) for seed in range(60)]
+    spread = torch.tensor([each.nats.mean for each in found]).std().item()
+    told = sum(each.monte_carlo_error for each in found) / len(found)
+    assert told == pytest.approx(spread, rel=4 / (2 * 59) ** 0.5)  # of a standard deviation of 60
+    assert told < found[0].nats.standard_error
+
+
+def test_one_draw_tells_no_error(linear: Linear) -> None:
+    found = metrics.negative_log_likelihood(linear.model, linear.data(3), 1)
+    assert math.isnan(found.monte_carlo_error)
 
 
 def test_the_exact_posterior_needs_one_draw(linear: Linear) -> None:

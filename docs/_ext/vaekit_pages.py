@@ -1,5 +1,6 @@
 """Directives of the pages: tables of measured results, Markdown files, the gallery's order."""
 
+import contextlib
 import io
 import json
 import re
@@ -41,7 +42,8 @@ class Results(SphinxDirective):
         rows = result.pop("rows")
         if isinstance(rows, dict):
             rows = [{"": name, **row} for name, row in rows.items()]
-        found: list[nodes.Node] = [self.table(list(rows[0]), rows)]
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        found: list[nodes.Node] = [self.table(keys, rows)]
         items = nodes.field_list()
         for key, value in result.items():
             if isinstance(value, dict):
@@ -129,10 +131,24 @@ class Unseen(tqdm.std.tqdm):
         super().__init__(*args, **options | {"file": io.StringIO()})
 
 
-def hush(gallery_conf: Any, fname: str) -> None:
-    """Keep out of the pages what is said by the way: progress bars, and warnings of Lightning's."""
-    warnings.filterwarnings("ignore", module="lightning")
+OUTSIDE = contextlib.ExitStack()  # gives back the filters that warnings had before an example
+
+
+def hush(gallery_conf: Any, fname: str | None, when: str) -> None:
+    """Keep out of the pages what is said by the way: progress bars, and warnings.
+
+    A warning is an error while an example runs, but for Lightning's, and those of other people's
+    code of its own future.
+    """
+    OUTSIDE.close()
     tqdm.auto.tqdm = Unseen
+    if when == "before":
+        OUTSIDE.enter_context(warnings.catch_warnings())
+        for kind in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("error", kind)
+        warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
+        warnings.filterwarnings("ignore", message=".*non-interactive")  # what `show` says of Agg
+        warnings.filterwarnings("ignore", module="lightning")
 
 
 GALLERY = [

@@ -227,7 +227,7 @@ class ArrayDataset(Dataset[Any]):
     def _positions(self, argument: str, indices: Any) -> Tensor:
         """Read indices, which may count from the end, or a mask, as positions from 0 on."""
         what = "a row of whole numbers, or a mask with one for each element"
-        positions = _as_tensor(argument, indices, what)
+        positions = as_tensor(argument, indices, what)
         if positions.dtype == torch.bool and positions.shape == (len(self),):
             return positions.nonzero()[:, 0]
         numbers = not (positions.is_floating_point() or positions.dtype == torch.bool)
@@ -250,7 +250,7 @@ class ArrayDataset(Dataset[Any]):
     def gather(self, indices: Tensor, generator: torch.Generator | None = None) -> Any:
         """Return the batch at a tensor of indices, which are not looked at."""
         rows = self._to_rows(indices)
-        x = _floats(_take(self._x, rows), self._scale, self.dtype)
+        x = floats(take(self._x, rows), self._scale, self.dtype)
         if self.binarize == "threshold":
             x = (x >= self.threshold).to(self.dtype)
         elif self.binarize == "dynamic":
@@ -261,7 +261,7 @@ class ArrayDataset(Dataset[Any]):
         y = None if self.labels is None else self.labels[indices.to(self.labels.device)]
         if self._target is None:
             return x, y
-        target = _floats(_take(self._target, rows), self._target_scale, self.dtype)
+        target = floats(take(self._target, rows), self._target_scale, self.dtype)
         return {"x": x, "target": target} | ({} if y is None else {"y": y})
 
     def _parts(self) -> Sequence[Tensor]:
@@ -274,7 +274,7 @@ class ArrayDataset(Dataset[Any]):
         if self._x.dtype in (torch.uint8, np.uint8) and self._scale >= 255:
             return  # they cannot lie elsewhere, so that a large file need not be read through
         for rows in self._parts():
-            x = _floats(_take(self._x, rows), self._scale, self.dtype)
+            x = floats(take(self._x, rows), self._scale, self.dtype)
             if not x.is_floating_point() or not 0 <= x.min() <= x.max() <= 1:  # nor NaN
                 got = f"x from {x.min():g} to {x.max():g}, {self._x.dtype}"
                 what = f"values in [0, 1] where binarize={self.binarize!r}"
@@ -284,7 +284,7 @@ class ArrayDataset(Dataset[Any]):
         generator = torch.Generator(self.device).manual_seed(seed)
         drawn = torch.empty(self._x.shape, dtype=torch.uint8, device=self.device)
         for rows in self._parts():
-            x = _floats(_take(self._x, rows), self._scale, self.dtype)
+            x = floats(take(self._x, rows), self._scale, self.dtype)
             drawn[rows] = _coins(x, generator).to(torch.uint8)
         self._x, self._scale = drawn, 1
 
@@ -381,13 +381,13 @@ def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
     if isinstance(labels, np.ndarray) and labels.dtype.kind == "U":
         found, labels = np.unique(labels, return_inverse=True)
         names = [str(name) for name in found]
-    tensor = _as_tensor("labels", labels, "numbers or names")
+    tensor = as_tensor("labels", labels, "numbers or names")
     if not tensor.ndim:
         raise ValueError(_checks.expected("labels", "one for each element", repr(labels)))
     return tensor, names
 
 
-def _as_tensor(argument: str, value: Any, what: str) -> Tensor:
+def as_tensor(argument: str, value: Any, what: str) -> Tensor:
     try:
         return value if isinstance(value, Tensor) else _from_numpy(np.asarray(value))
     except (TypeError, ValueError):  # names, objects, rows of different lengths
@@ -400,13 +400,13 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.require(array, native, ["C", "W", "E"]))
 
 
-def _take(array: Array, rows: Tensor) -> Tensor:
+def take(array: Array, rows: Tensor) -> Tensor:
     if isinstance(array, Tensor):
         return array.index_select(0, rows.to(array.device))
     return _from_numpy(np.asarray(array[rows.numpy()]))
 
 
-def _floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+def floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     if values.is_floating_point() or values.dtype in (torch.uint8, torch.bool) or scale != 1:
         values = values.to(dtype)
         return values if scale == 1 else values.div_(scale)

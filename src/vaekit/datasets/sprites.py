@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, _as_tensor, _floats, _take
+from vaekit.datasets.arrays import ArrayDataset, as_tensor, floats, take
 
 __all__ = ["FactorDataset", "dsprites", "sprites"]
 
@@ -143,7 +143,7 @@ class FactorDataset(ArrayDataset):
             tensor(529.)
         """
         rows = self._grid[self._checked(indices).unbind(1)]
-        return _floats(_take(self._x, rows), self._scale, self.dtype)
+        return floats(take(self._x, rows), self._scale, self.dtype)
 
     def indices(self, flat: Any) -> Int[Tensor, "n factors"]:
         """Return the factor indices of the elements at some positions.
@@ -425,7 +425,7 @@ def _memory(x: Tensor) -> Tensor:
 def _as_row(name: str, indices: Any) -> Tensor:
     what = "a row of whole numbers"
     given = indices if isinstance(indices, int | Tensor) else list(indices)
-    row: Tensor = torch.atleast_1d(_as_tensor(name, given, what))
+    row: Tensor = torch.atleast_1d(as_tensor(name, given, what))
     if row.ndim != 1 or (len(row) and (row.is_floating_point() or row.dtype == torch.bool)):
         got = f"{row.dtype} of shape {tuple(row.shape)}"
         raise TypeError(_checks.expected(name, what, got))

@@ -13,7 +13,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
 
-__all__ = ["Reparameterized", "check_comparable", "check_inside", "refuse"]
+__all__ = ["Reparameterized", "check_comparable", "check_inside", "innermost", "refuse"]
 
 
 class Reparameterized(Checked):
@@ -107,10 +107,16 @@ def _dimensions(distribution: Distribution) -> list[_Dimension]:
         return [_Dimension("reals")] * size
 
 
+def innermost(support: Any) -> Any:
+    """Return the constraint of a single value: that inside an Independent's, or a mixture's."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
 def _of_support(support: Any, size: int) -> list[_Dimension]:
     mixed = isinstance(support, MixtureSameFamilyConstraint)
-    while hasattr(support, "base_constraint"):  # of an Independent, or a mixture
-        support = support.base_constraint
+    support = innermost(support)
     if hasattr(support, "parts"):  # of a Joint
         pairs = zip(support.parts, support.sizes, strict=True)
         each = [one for part, part_size in pairs for one in _of_support(part, part_size)]

@@ -27,6 +27,7 @@ from vaekit.metrics.disentanglement import (
 )
 from vaekit.metrics.generation import (
     DensityCoverage,
+    FrechetDistance,
     PrecisionRecall,
     density_coverage,
     frechet_distance,
@@ -82,6 +83,7 @@ __all__ = [
     "DensityCoverage",
     "Explicitness",
     "FactorVAEScore",
+    "FrechetDistance",
     "GroundTruth",
     "KLByDimension",
     "Mean",

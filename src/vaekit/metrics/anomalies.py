@@ -26,8 +26,8 @@ class AnomalyScores(NamedTuple):
         negative_elbo: The same, and the divergence of the posterior from the prior.
         negative_log_likelihood: By importance sampling, as
             `vaekit.metrics.negative_log_likelihood` estimates it.
-        likelihood_regret: As `likelihood_regret` measures it by its defaults; None where the
-            posterior is no diagonal Gaussian.
+        likelihood_regret: As `likelihood_regret` measures it by its defaults; None where it was
+            not asked for, or the posterior is no diagonal Gaussian.
     """
 
     reconstruction: Tensor
@@ -42,6 +42,7 @@ def anomaly_scores(
     samples: int = 50,
     *,
     importance_samples: int = 200,
+    regret: bool = True,
     batch_size: int = 500,
     chunk: int = 20,
     seed: int = 0,
@@ -56,6 +57,8 @@ def anomaly_scores(
         data: As for `vaekit.fit`.
         samples: How many draws the expectation in reconstruction and ELBO is the mean of.
         importance_samples: How many the likelihood is estimated from.
+        regret: Whether to fit a posterior to each element for its regret, which takes by far the
+            longest; by the defaults of `likelihood_regret`.
         batch_size: How many elements are gone through at once, where the data come unbatched.
         chunk: How many draws of each are held at once: memory grows with this, not with the
             numbers of draws.
@@ -94,10 +97,10 @@ def anomaly_scores(
             third.append(nll)
             with torch.no_grad():
                 posterior = model.encode(x, context)
-            if isinstance(posterior, DiagonalGaussian):
+            if regret and isinstance(posterior, DiagonalGaussian):
                 last.append(_regret(model, posterior, target, context, 40, 0.05, 8))
-    regret = torch.cat(last) if last else None
-    return AnomalyScores(torch.cat(first), torch.cat(second), torch.cat(third), regret)
+    gained = torch.cat(last) if last else None
+    return AnomalyScores(torch.cat(first), torch.cat(second), torch.cat(third), gained)
 
 
 def likelihood_regret(

@@ -617,8 +617,8 @@ def factor_vae_score(
         batch: How many elements make a vote.
         variance_of: How many elements the codes' variances are estimated from.
         least_deviation: A code whose standard deviation is less has no vote.
-        chunk: About how many elements are made and encoded at once: memory grows with this, and
-            the draws do not depend on it.
+        chunk: About how many elements are made and encoded at once: memory for data and codes grows
+            with this, and the draws do not depend on it.
         seed: Of the draws.
         device: Where the factor indices are handed to ``data.images``.
 

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
-from vaekit.metrics.likelihood import _wide, batches_of, part_of
+from vaekit.metrics.likelihood import batches_of, part_of, wide
 from vaekit.metrics.means import Mean, mean_of
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
@@ -506,7 +506,7 @@ def posterior_collapse(
                 losses.reconstruction(part_of(model.decoder, context, z), target)
                 for z in (own, other)
             )
-            worse.append((_wide(wrong) - _wide(right)).cpu())
+            worse.append((wide(wrong) - wide(right)).cpu())
             start += len(x)
     collapsed, found = ~units.active, _by_dimension(parts) if parts else None
     if found is not None:
@@ -546,12 +546,12 @@ def _rate(
         check_comparable(posteriors[0], prior)
         codes = _drawn(posteriors, draws, chunk, parts=parts)
         pieces = codes.z.split(chunk)
-        log_prior = torch.cat([_wide(prior.log_prob(z)).cpu() for z in pieces])
+        log_prior = torch.cat([wide(prior.log_prob(z)).cpu() for z in pieces])
         correlation = divergences = None
         if codes.by_dimension is not None:
             correlation = mean_of(codes.aggregated - codes.by_dimension.sum(-1))
             if _has_dimensions(prior, codes.z[:1]):
-                by_dimension = [_wide(log_prob_by_dimension(prior, z)).cpu() for z in pieces]
+                by_dimension = [wide(log_prob_by_dimension(prior, z)).cpu() for z in pieces]
                 divergences = mean_of((codes.by_dimension - torch.cat(by_dimension)).sum(-1))
     information = _information(codes)
     return RateParts(
@@ -589,10 +589,10 @@ def _drawn(
         for posterior, size in zip(posteriors, sizes, strict=True):
             if parts:
                 split = log_prob_by_dimension(posterior, values[:, None])
-                by_dimension = torch.logaddexp(by_dimension, _wide(split.logsumexp(1)).cpu())
-                each = _wide(split.sum(-1))
+                by_dimension = torch.logaddexp(by_dimension, wide(split.logsumexp(1)).cpu())
+                each = wide(split.sum(-1))
             else:
-                each = _wide(_under_each(posterior, values))
+                each = wide(_under_each(posterior, values))
             aggregated = torch.logaddexp(aggregated, each.logsumexp(1).cpu())
             here = ((mine >= start) & (mine < start + size)).nonzero().squeeze(1)
             given[here] = each[here, mine[here] - start].double().cpu()

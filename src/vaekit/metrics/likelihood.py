@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, losses
+from vaekit.distributions.supports import innermost
 from vaekit.metrics.means import Mean, mean_of
 from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
@@ -37,12 +38,17 @@ class NegativeLogLikelihood(NamedTuple):
         by_element: The estimate of each element, ``(N,)``, in nats, in the order of the data.
         effective_samples: How many equally weighted draws those of each element are worth,
             ``(N,)``. Where that is near 1, the estimate rests on a single draw, and lies too high.
+        monte_carlo_error: The standard error of the mean over the same elements, in nats: how far
+            it would lie from this one with other draws, by the delta method. That of ``nats`` is
+            over other elements, and has this one in it. NaN for a single draw; far too small where
+            a few draws carry all the weight.
     """
 
     nats: Mean
     bits_per_dimension: Mean | None
     by_element: Tensor
     effective_samples: Tensor
+    monte_carlo_error: float
 
 
 class BoundedLikelihood(NamedTuple):
@@ -141,7 +147,7 @@ def negative_log_likelihood(
             value, worth = importance_sampled(model, x, target, context, samples, chunk)
             found.append(value)
             effective.append(worth)
-    return _negative(model, torch.cat(found), torch.cat(effective))
+    return _negative(model, torch.cat(found), torch.cat(effective), samples)
 
 
 @torch.no_grad()
@@ -158,7 +164,7 @@ def importance_sampled(
         return losses.importance_log_weights(likelihood, posterior, prior, target, z)
 
     for count in _chunks(samples, chunk):
-        log_weights = _wide(weigh(count)).cpu()
+        log_weights = wide(weigh(count)).cpu()
         first = torch.logaddexp(first, log_weights.logsumexp(0))
         second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
     return math.log(samples) - first, (2 * first - second).exp()
@@ -188,6 +194,9 @@ def elbo(
         chunk: How many draws of each are held at once: memory grows with this, not with
             ``samples``.
         seed: Of the draws.
+
+    Returns:
+        The bound and its parts, with standard errors over the elements.
 
     Raises:
         TypeError: If the data are none that can be gone through.
@@ -226,7 +235,7 @@ def bound_parts(
         out = model(x, count, context)
         distortion = losses.reconstruction(out.likelihood, target).mean(0)
         rate = losses.kl_divergence(out.posterior, out.prior, z=out.z)
-        return torch.stack([_wide(distortion).cpu(), _wide(rate).cpu()]).double()
+        return torch.stack([wide(distortion).cpu(), wide(rate).cpu()]).double()
 
     chunks = [parts(count) * (count / samples) for count in _chunks(samples, chunk)]
     distortion, rate = torch.stack(chunks).sum(0)
@@ -305,8 +314,12 @@ def annealed_importance_sampling(
         chains: How many chains each element has.
         steps: How many distributions lie between prior and posterior, along a sigmoid.
         leapfrog: How many moves a Hamiltonian step has.
-        batch_size: How many elements are gone through at once, where the data come unbatched.
+        batch_size: How many elements are gone through at once, where the data come unbatched:
+            memory is for ``chains`` of each.
         seed: Of the draws.
+
+    Returns:
+        The estimate, its standard errors and its parts; the draws are the chains.
 
     Raises:
         TypeError: If the data are none that can be gone through, or z is on a sphere, a simplex,
@@ -335,7 +348,7 @@ def annealed_importance_sampling(
             found.append(math.log(chains) - log_weights.logsumexp(0))
             ratio = 2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)
             effective.append(ratio.exp())
-    return _negative(model, torch.cat(found), torch.cat(effective))
+    return _negative(model, torch.cat(found), torch.cat(effective), chains)
 
 
 def bidirectional_monte_carlo(
@@ -417,10 +430,7 @@ class _Annealing:
         self.leapfrog = _checks.positive_int("leapfrog", leapfrog)
         with torch.no_grad():
             self.prior = part_of(model.prior, context)
-        support: Any = self.prior.support
-        while hasattr(support, "base_constraint"):  # of events, and of mixtures
-            support = support.base_constraint
-        if support is not constraints.real:
+        if innermost(self.prior.support) is not constraints.real:
             what = "a model whose latents are any real numbers"
             raise TypeError(_checks.expected("model", what, f"draws of {self.prior!r}"))
         grid = torch.linspace(-4, 4, _checks.positive_int("steps", steps) + 1).double().sigmoid()
@@ -463,13 +473,13 @@ class _Annealing:
         size = size[:, None]
         momentum = torch.randn_like(z)
         before, slope = self._energy(z, beta)
-        before = before + _wide(momentum).square().sum(-1) / 2
+        before = before + wide(momentum).square().sum(-1) / 2
         new, p = z, momentum - 0.5 * size * slope
         for move in range(self.leapfrog):
             new = new + size * p
             after, slope = self._energy(new, beta)
             p = p - (size if move < self.leapfrog - 1 else 0.5 * size) * slope
-        after = after + _wide(p).square().sum(-1) / 2
+        after = after + wide(p).square().sum(-1) / 2
         uniform = torch.rand(before.shape, dtype=before.dtype, device=z.device)
         accepted = uniform.log() < before - after  # never, where the energy is NaN
         return torch.where(accepted[..., None], new, z), accepted.to(z.dtype)
@@ -480,11 +490,11 @@ class _Annealing:
             z = z.detach().requires_grad_()
             energy = -self.prior.log_prob(z) - beta * self._log_prob(z)
             (slope,) = torch.autograd.grad(energy.sum(), z)
-        return _wide(energy.detach()), slope.nan_to_num()
+        return wide(energy.detach()), slope.nan_to_num()
 
     @torch.no_grad()
     def _log_likelihood(self, z: Tensor) -> Tensor:
-        return _wide(self._log_prob(z)).cpu()
+        return wide(self._log_prob(z)).cpu()
 
     def _log_prob(self, z: Tensor) -> Tensor:
         return -losses.reconstruction(part_of(self.model.decoder, self.context, z), self.x)
@@ -501,7 +511,7 @@ def part_of(
     return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """Widen to double precision, where the device has it."""
     return values if values.device.type == "mps" else values.double()
 
@@ -525,9 +535,12 @@ def batches_of(
         yield batch.x.to(device), batch.target.to(device), context
 
 
-def _negative(model: VAE, values: Tensor, effective: Tensor) -> NegativeLogLikelihood:
+def _negative(model: VAE, values: Tensor, effective: Tensor, samples: int) -> NegativeLogLikelihood:
     likelihood = getattr(model.decoder, "likelihood", None)
     bits = None
     if getattr(likelihood, "discrete", False):
         bits = mean_of(likelihood.bits_per_dimension(values))  # type: ignore[union-attr]
-    return NegativeLogLikelihood(mean_of(values), bits, values, effective)
+    # Of the mean weight, relative to it: that of the logarithm, to the first order.
+    variances = (1 / effective - 1 / samples).clamp(min=0)
+    error = math.sqrt(variances.sum().item()) / len(values) if samples > 1 else math.nan
+    return NegativeLogLikelihood(mean_of(values), bits, values, effective, error)

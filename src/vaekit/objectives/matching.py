@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.optim import Adam, Optimizer
 
 from vaekit import _checks, losses, networks
 from vaekit.distributions import Joint
+from vaekit.distributions.supports import innermost
 from vaekit.losses.elbo import over_draws
 from vaekit.objectives.base import Term
 from vaekit.vae import VAEOutput
@@ -203,12 +204,9 @@ def _by_dimension(posterior: Distribution) -> bool:
     if isinstance(posterior, Joint):
         return all(map(_by_dimension, posterior.parts))
     try:
-        support: Any = posterior.support
+        return bool(innermost(posterior.support).event_dim == 0)
     except NotImplementedError:  # one that does not say
         return True
-    while hasattr(support, "base_constraint"):  # of an Independent, or a mixture
-        support = support.base_constraint
-    return bool(support.event_dim == 0)
 
 
 def _draw_shape(prior: Distribution, batch: int) -> torch.Size:
