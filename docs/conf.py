@@ -103,6 +103,7 @@ sphinx_gallery_conf = {
     "plot_gallery": True,
     "remove_config_comments": True,
     "reset_modules": ("matplotlib", "vaekit_pages.hush"),
+    "reset_modules_order": "both",
     "show_memory": False,
     "show_signature": False,
     "write_computation_times": False,

@@ -86,7 +86,8 @@ for size in sizes:
     bits = [part.mean / math.log(2) / pixels for part in (elbo.kl, elbo.reconstruction)]
     found.append(bits)
     name = f"{size} latent" + "s" * (size > 1)
-    decoded[name] = model.reconstruct(images.to(args.device)).cpu()
+    with torch.no_grad():
+        decoded[name] = model.reconstruct(images.to(args.device)).cpu()
     quality = psnr(decoded[name], images)
     print(f"{name:14}{sum(bits):12.3f}{bits[0]:10.3f}{bits[1]:13.3f}{quality:12.2f}")
 
@@ -151,8 +152,9 @@ ax.figure.savefig(args.out / "rate_distortion.png", dpi=150)
 # %%
 # Colour images
 # -------------
-# Digits of bright colours on dark grounds; or squares cut out of photographs of yours, of
-# which those to test on come from other photographs than those to train on.
+# Digits of bright colours on dark grounds (of MNIST the first 10,000, and 1,000 to test on); or
+# squares cut out of photographs of yours, of which those to test on come from other photographs
+# than those to train on.
 
 SIDE = args.side
 
@@ -172,9 +174,11 @@ def cut(pictures: Tensor) -> Tensor:
 
 if args.photos:
     parts = vk.datasets.image_folder(args.photos, size=256).split(0.9, 0.1, seed=args.seed)
-    coloured, unseen = (cut(part[:][0]) for part in parts)
+    photos = (part[:] if part.labels is None else part[:][0] for part in parts)
+    coloured, unseen = map(cut, photos)
 else:
-    coloured, unseen = (colour(part[:][0]) for part in vk.datasets.digits())
+    known, others = load()
+    coloured, unseen = colour(known[:10_000][0]), colour(others[:1000][0])
 
 # %%
 # The best linear code

@@ -147,9 +147,7 @@ def denoise(noise: Noise, y: Tensor) -> dict[str, Tensor]:
 # map is best, and to encode and decode does more harm than the noise: not every detail passes
 # through so few numbers. Against the stronger Gaussian noise the denoising autoencoder is best,
 # though it is not told how strong it is. Salt and pepper, which neither network was trained
-# for, is met best by the fitted code: it needs no new training, only another likelihood. With
-# ``--data mnist`` the strokes are wider, so that the median filter does better, and the denoising
-# autoencoder passes the linear map at the strongest noise only.
+# for, is met best by the fitted code: it needs no new training, only another likelihood.
 
 
 def psnr(x: Tensor) -> float:

@@ -116,13 +116,13 @@ figure.savefig(args.out / "decoded.png", dpi=150)
 # differs from the training image that it is most like. The first lines are as good as it gets.
 #
 # From the prior the autoencoder fails by all three. From the Gaussian fitted to its codes it comes
-# close in precision and coverage, but lies farther from the training images than the images of the
-# test do: some of its draws fall between the digits. The VAE's lie nearer than those, however they
-# are chosen: what it finds likeliest is smoother than a digit. Half way between neighbours of two
-# classes, neither model has a hole.
+# close to the VAE in precision and coverage, but lies farther from the training images than the
+# images of the test do: some of its draws fall between the digits. The VAE's lie nearer than those,
+# however they are chosen: what it finds likeliest is smoother than a digit. Half way between
+# neighbours of two classes, neither model has a hole.
 
 real = test[:][0]
-size = len(real) if args.data == "digits" else 2000
+size = min(len(real), 2000)
 real = real[:size]
 
 

@@ -68,8 +68,9 @@ figure.savefig(args.out / "paths.png", dpi=150)
 
 # %%
 # So a table tells what is half way, of many pairs: how far the code is from the middle, and how far
-# the image is from the training image most like it. The arc keeps the distance of its ends, the
-# line loses a third of it. The mixture is farthest from any digit, the arc nearest, by little.
+# the image is from the training image most like it. The arc keeps about the distance of its ends,
+# the line loses more than a quarter of it. The mixture is farther from any digit than what is
+# decoded, which on the arc and on the line is about as far.
 
 given, everything = model.encode(test).mean.cpu(), grey[:][0].flatten(1)
 count = min(int((labels == label).sum()) for label in (0, 7))
@@ -95,7 +96,7 @@ for name, (z, made) in halfway.items():
 # from neighbour to neighbour to one of the other: the shortest path over the graph that joins each
 # training code with its nearest. Every picture is a training image, so each step is a likely one.
 # Look at where the class changes, as the lines printed say it does: the images on both sides are
-# alike. From 3 to 4 the way leads through two other classes.
+# alike, more or less. From 0 to 7 and from 3 to 4 the way leads through two other classes.
 
 few = slice(0, 1000)
 codes, (x, y) = model.encode(grey[few][0].to(args.device)).mean.detach().cpu(), grey[few]
@@ -170,9 +171,9 @@ def direction(attribute: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
 # The table says how far the attribute goes with the step, beside how it varies among the test
 # images, and what that costs: how often the nearest training code is still of the class of the
 # image. In the picture there is one test image of each class. Slant is plain to see: two steps take
-# it past nine test images in ten, but about half of the codes are then among those of another
-# class; one step keeps nine in ten. Ink is harder to see: from two steps down to two up it goes
-# through two thirds of the range, and nine in ten keep their class.
+# it past nine test images in ten, but about half of the codes are then nearest to one of another
+# class; after one step it is fewer than one in five. Ink is harder to see: from two steps down to
+# two up it goes through most of that range, and more than four in five keep their class.
 
 all_codes, (all_images, all_labels) = model.encode(grey).mean.cpu(), grey[:]
 each = torch.stack([(labels == label).nonzero()[0, 0] for label in labels.unique()])

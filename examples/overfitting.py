@@ -150,9 +150,9 @@ for name, what in remedies.items():
 # %%
 # Curves
 # ------
-# The dot is where the loss in validation is lowest. Without a remedy that is early; early stopping
-# goes back to there. The smaller network is slow, and would go on. The grey line is the one in
-# validation without a remedy.
+# The dot is where the loss in validation is lowest. Without a remedy that is before half of the
+# steps; early stopping goes back to there. The smaller network is slow, and would go on. The grey
+# line is the one in validation without a remedy.
 
 figure, axes = plt.subplots(3, 3, figsize=(11, 8), layout="constrained", sharex=True, sharey=True)
 steps, _, untreated = zip(*curves["nothing"], strict=True)

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vaekit as vk
 
 parser = argparse.ArgumentParser(description="Learn a transformation of images.")
-parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
+parser.add_argument("--data", choices=("digits", "mnist", "cifar10"), default="digits")
 parser.add_argument("--photos", type=Path, help="a folder of images, to take in place of --data")
 parser.add_argument("--epochs", type=int, default=25, help="times through the data")
 parser.add_argument("--latents", type=int, default=64, help="numbers between the two networks")
@@ -83,8 +83,8 @@ def through(steps: Sequence[Step], x: Tensor) -> Tensor:
 # %%
 # Pairs
 # -----
-# Digits of every colour on grounds of every colour, drawn anew each time; or CIFAR-10; or
-# photographs of yours. What is gone through in training need only yield batches, which here are
+# Digits, or MNIST's, of every colour on grounds of every colour, drawn anew each time; or CIFAR-10;
+# or photographs of yours. What is gone through in training need only yield batches, which here are
 # pairs: what goes in, and what is to come out.
 
 

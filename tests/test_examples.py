@@ -1,0 +1,145 @@
+"""Every example runs by every option that names data, as briefly as its options allow."""
+
+import re
+import runpy
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import annotations_unchecked
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import vaekit as vk
+
+FOLDER = Path(__file__).parent.parent / "examples"
+BRIEF = {
+    "quickstart": ("--epochs", "1"),
+    "custom_encoder": ("--epochs", "1"),
+    "generate": ("--epochs", "1"),
+    "transformation": ("--epochs", "1"),
+    "reduce_dimensions": ("--epochs", "1", "--shown", "100"),
+    "denoise": ("--epochs", "1"),
+    "anomalies": ("--epochs", "1"),
+    "features": ("--epochs", "1", "--seeds", "2"),
+    "compress": ("--epochs", "1", "--steps", "2"),
+    "disentangle": ("--steps", "2"),
+    "interpolate": ("--epochs", "1"),
+    "overfitting": ("--steps", "20", "--images", "100"),
+}
+FEW = {"anomalies", "denoise", "interpolate", "overfitting", "quickstart"}  # where that is enough
+MOST = {"features": 1000}  # of MNIST, which others take 300 of
+WITHOUT_MNIST = {"custom_encoder", "disentangle"}
+ELSEWHERE = {"bigger_than_memory", "lightning_module"}  # test_streams.py, test_lightning.py
+
+Run = Callable[..., dict[str, object]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run an example, and return its names: it has printed numbers, and drawn what it says."""
+
+    def call(name: str, *options: str) -> dict[str, object]:
+        path, out = FOLDER / f"{name}.py", tmp_path / "out"
+        monkeypatch.setattr(sys, "argv", [str(path), *options, *BRIEF[name], "--out", str(out)])
+        monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+        with annotations_unchecked():  # as a user runs it
+            found = runpy.run_path(str(path), run_name="__main__")
+        printed = capsys.readouterr().out
+        assert not re.search(r"\b(nan|inf)\b", printed)
+        pictures = set(re.findall(r"\w+\.png", printed))
+        assert pictures == {each.name for each in out.glob("*.png")}
+        assert pictures
+        assert all((out / each).stat().st_size > 0 for each in pictures)
+        return found
+
+    return call
+
+
+def shorten(patch: pytest.MonkeyPatch, name: str, most: int) -> None:
+    """Let a data set be the first images of each of its parts."""
+    load = getattr(vk.datasets, name)
+
+    def few(*args: object, **options: object) -> list[vk.datasets.ArrayDataset]:
+        return [part.subset(range(min(len(part), most))) for part in load(*args, **options)]
+
+    patch.setattr(vk.datasets, name, few)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """A folder of pictures of noise, of unequal sizes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    for index in range(10):
+        size = (300 + index, 280, 3)
+        Image.fromarray(draws.integers(0, 256, size, np.uint8)).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == BRIEF.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_it_runs(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in FEW:
+        shorten(monkeypatch, "digits", 200)
+    run(name)
+
+
+@pytest.mark.mnist
+@pytest.mark.usefixtures("mnist_root")
+@pytest.mark.parametrize("name", [name for name in BRIEF if name not in WITHOUT_MNIST])
+def test_it_runs_on_mnist(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, "mnist", MOST.get(name, 300))
+    run(name, "--data", "mnist")
+
+
+@pytest.mark.parametrize("name", ["compress", "transformation"])
+def test_it_runs_on_photos(name: str, run: Run, photos: str) -> None:
+    found = run(name, "--photos", photos)
+    assert found["unseen"].shape[1:] == (3, 32, 32)
+
+
+def test_areas_are_those_of_scikit_learn_and_errors_their_spread(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, "digits", 150)
+    found = run("anomalies", "--inlier", "all")
+    assert len(found["areas"]) == 10
+    for scores, (area, error) in zip(found["scores"].values(), found["areas"][-1], strict=True):
+        assert area == pytest.approx(roc_auc_score(found["outside"], scores), abs=1e-12)
+        assert error > 0
+    inside, outside = torch.randn(2000, 40), 1 + torch.randn(2000, 60)
+    areas, errors = torch.tensor(list(map(found["area"], inside, outside))).T
+    # The spread of 2,000 areas is known to one part in 63.
+    assert float(errors.square().mean().sqrt() / areas.std()) == pytest.approx(1, abs=3 / 63)
+
+
+def test_the_gallery_makes_warnings_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sphinx_gallery")
+    folder = FOLDER.parent / "docs" / "_ext"
+    if not folder.exists():
+        pytest.skip("the documentation is not part of this distribution")
+    import tqdm.auto
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.auto.tqdm)
+    monkeypatch.syspath_prepend(folder)
+    import vaekit_pages
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = warnings.filters[:]
+        vaekit_pages.hush({}, "example.py", "before")
+        with pytest.raises(UserWarning, match="by the way"):
+            warnings.warn("by the way", stacklevel=2)
+        warnings.warn("FigureCanvasAgg is non-interactive", stacklevel=2)
+        warnings.warn("will go", FutureWarning, stacklevel=2)
+        vaekit_pages.hush({}, "example.py", "after")
+        assert warnings.filters == before
