@@ -113,12 +113,8 @@ figure.savefig(args.out / "bits.png", dpi=150)
 def draw_rows(rows: dict[str, Tensor], size: tuple[float, float]) -> plt.Figure:
     """Draw a row of pictures for each name."""
     figure, ax = plt.subplots(figsize=size, layout="constrained")
-    vk.plots.images(torch.cat([each[:12] for each in rows.values()]), columns=12, ax=ax)
-    ax.set_anchor("E")  # leaves room for the names
-    height, width = ax.get_images()[0].get_size()
-    for row, name in enumerate(rows):
-        middle = (row + 0.48) * height / len(rows)
-        ax.text(-0.01 * width, middle, name, ha="right", va="center")
+    pictures = torch.cat([each[:12] for each in rows.values()])
+    vk.plots.images(pictures, columns=12, rows=list(rows), ax=ax)
     return figure
 
 

@@ -167,11 +167,9 @@ shown = ("Gaussian, 0.2", "Gaussian, 0.4", "salt and pepper")
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
 for ax, name in zip(axes, shown, strict=True):
     rows = {"clean": unseen, **results[name]}
-    vk.plots.images(torch.cat([x[:8] for x in rows.values()]), columns=8, ax=ax)
+    ways = list(rows) if ax is axes[0] else None
+    vk.plots.images(torch.cat([x[:8] for x in rows.values()]), columns=8, rows=ways, ax=ax)
     ax.set_title(name)
-height = ax.get_images()[0].get_size()[0] / len(rows)
-for row, way in enumerate(rows):
-    axes[0].text(-2, (row + 0.5) * height, way, ha="right", va="center")
 figure.savefig(args.out / "denoised.png", dpi=120)
 
 # %%

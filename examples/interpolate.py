@@ -119,18 +119,9 @@ shown = torch.ones(len(paths), longest, *x.shape[1:])
 for row, path in zip(shown, paths, strict=True):
     row[: len(path)] = x[path]
 figure, ax = plt.subplots(figsize=(0.8 * longest + 0.8, 2.8), layout="constrained")
-vk.plots.images(shown.flatten(0, 1), columns=longest, ax=ax)
+names = [f"{start} to {end}" for start, end in pairs]
+vk.plots.images(shown.flatten(0, 1), columns=longest, rows=names, ax=ax)
 ax.set_title("training images, each a neighbour of the one before")
-
-
-def name_rows(ax: plt.Axes, names: list[str]) -> None:
-    """Write a name to the left of each row of pictures."""
-    height = ax.get_images()[0].get_size()[0] / len(names)
-    for row, name in enumerate(names):
-        ax.text(-2, (row + 0.48) * height, name, ha="right", va="center")
-
-
-name_rows(ax, [f"{start} to {end}" for start, end in pairs])
 figure.savefig(args.out / "neighbours.png", dpi=150)
 
 # %%
@@ -191,9 +182,9 @@ for ax, (name, measure) in zip(axes, {"ink": ink, "slant": slant}.items(), stric
         rows.append(made[each])
         same = (all_labels[torch.cdist(moved, all_codes).argmin(1)] == labels).double().mean()
         print(f"{step:6.1f}{measure(made).mean():8.3f}{same:13.2f}")
-    vk.plots.images(torch.cat(rows), columns=len(each), ax=ax)
+    names = [f"{step:+.0f}" if step else "as it is" for step in steps_taken]
+    vk.plots.images(torch.cat(rows), columns=len(each), rows=names, ax=ax)
     ax.set_title(f"steps along the direction of {name}")
-    name_rows(ax, [f"{step:+.0f}" if step else "as it is" for step in steps_taken])
 figure.savefig(args.out / "edited.png", dpi=120)
 print(f"wrote {args.out}/paths.png, neighbours.png and edited.png")
 plt.show()

@@ -151,6 +151,22 @@ def test_a_grid_is_as_square_as_it_can_be(
     assert grid.shape == (shape[0] * 4 - 1, shape[1] * 6 - 1)
 
 
+@pytest.mark.parametrize("columns", [3, None])
+def test_rows_are_named_at_their_left(columns: int | None, refuses: Refuses) -> None:
+    pictures = torch.rand(6, 1, 4, 5)
+    ax = plots.images(pictures, columns=columns, rows=["before", "after"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["before", "after"]
+    assert list(ax.get_yticks()) == [1.5, 6.5]  # the middles of rows of 4, 1 apart
+    assert not len(ax.get_xticks())
+    assert np.array_equal(_drawn(ax), _drawn(plots.images(pictures, columns=3)))
+    plt.close("all")
+    words = ("rows: expected 3 names, one for each row", "got 2")
+    refuses(ValueError, lambda: plots.images(pictures, columns=2, rows=["a", "b"]), *words)
+    words = ("rows: expected 2 names", "got 0")
+    refuses(ValueError, lambda: plots.images(pictures, rows=[]), *words)
+    assert not plt.get_fignums()
+
+
 def test_values_outside_are_cut_and_grey_is_not_stretched() -> None:
     ax = plots.images(torch.tensor([[[-1.0, 0.25, 2.0]]]))
     assert _drawn(ax).tolist() == [[0, 0.25, 1]]

@@ -1,9 +1,12 @@
 import base64
 import io
 import math
+import platform
 import re
 import sys
+from functools import partial
 from html.parser import HTMLParser
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -57,6 +61,9 @@ class Page(HTMLParser):
 
     def value(self, name: str) -> str:
         return next(row[1] for row in self.rows if row[0] == name)
+
+    def meaning(self, name: str) -> str:
+        return next(row[2] for row in self.rows if row[0] == name)
 
     def why(self, name: str) -> str:
         assert "Left out" in self.headings
@@ -110,6 +117,9 @@ def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
     bound = vk.metrics.elbo(model, test).elbo
     assert page.value("ELBO") == f"{bound.mean:.4g} ± {bound.standard_error:.2g} nats"
     assert page.value("measured on") == f"all {len(test)} elements"
+    versions = f"vaekit {vk.__version__}, PyTorch {torch.__version__}, NumPy {np.__version__}, "
+    versions += f"scikit-learn {version('scikit-learn')}, Python {platform.python_version()}"
+    assert page.value("versions") == versions
     for title in ("Between two elements", "Nearest neighbours", "Latent space, by t-SNE"):
         assert title in titles
     assert ("Latent space, by UMAP" in titles) == (find_spec("umap") is not None)
@@ -124,10 +134,21 @@ def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
     assert page.value("aggregated-posterior gap") == f"{rate.aggregated_gap} nats".replace(
         "+-", "±"
     )
-    for name in ("trustworthiness", "continuity", "precision", "recall", "density", "coverage"):
-        assert math.isfinite(float(page.value(name).split(" ± ")[0]))
-    assert "draws of p(x|z)" in next(row[2] for row in page.rows if row[0] == "precision")
-    assert "several labels" in page.why("MIG and modularity")
+    found = vk.metrics.neighbourhood_preservation(x, z)
+    error = found.trustworthiness_error
+    assert page.value("trustworthiness") == f"{found.trustworthiness:.4g} ± {error:.2g}"
+    error = found.continuity_error
+    assert page.value("continuity") == f"{found.continuity:.4g} ± {error:.2g}"
+    for name in ("precision", "recall", "density", "coverage", "kernel distance"):
+        value, error = map(float, page.value(name).split(" ± "))
+        assert math.isfinite(value)
+        assert error >= 0
+    assert "LogisticRegression(max_iter=10000)" in page.meaning("linear probe")
+    assert "KNeighborsClassifier()" in page.meaning("k-NN accuracy")
+    assert "frechet_distance(data, samples" in page.why("Fréchet distance")
+    assert "draws of p(x|z)" in page.meaning("precision")
+    for name in ("MIG and modularity", "DCI", "FactorVAE score", "BetaVAE score"):
+        assert "several labels" in page.why(name)
     assert page.why("Information of codes about factors") == page.why("SAP")
 
 
@@ -202,12 +223,90 @@ def test_factors_have_scores_and_a_table_of_information(sprites, tmp_path) -> No
         ("MIG", vk.metrics.mig(z, y)),
         ("modularity", vk.metrics.modularity(z, y)),
         ("SAP", vk.metrics.sap(z, y)),
-        ("IRS", vk.metrics.irs(z, y)),
         ("explicitness", vk.metrics.explicitness(z, y)),
     ):
-        assert page.value(name) == f"{score.score:.4f}"
+        assert page.value(name) == f"{score.score:.4g} ± {score.standard_error:.2g}"
+    assert page.value("IRS") == f"{vk.metrics.irs(z, y).score:.4g}"
+    assert "no standard error" in page.meaning("IRS")
+    forest = RandomForestClassifier(random_state=0)
+    dci = vk.metrics.dci(z, y, classifier=forest)
+    assert page.value("DCI disentanglement") == f"{dci.disentanglement:.4g}"
+    assert page.value("DCI completeness") == f"{dci.completeness:.4g}"
+    told = f"{dci.informativeness:.4g} ± {dci.informativeness_error:.2g}"
+    assert page.value("DCI informativeness") == told
+    for name, classifier in (
+        ("SAP", "LinearSVC(C=0.01, class_weight='balanced'"),
+        ("DCI disentanglement", repr(forest)),
+        ("explicitness", "LogisticRegression(max_iter=10000)"),
+        ("FactorVAE score", "majority vote"),
+        ("BetaVAE score", "LogisticRegression(max_iter=10000)"),
+        ("accuracy of scale", "LogisticRegression(max_iter=10000)"),
+    ):
+        assert classifier in page.meaning(name)
     for name in data.factor_names:
         assert " ± " in page.value(f"accuracy of {name}")
+
+
+def _mean(model: vk.VAE, x: Tensor) -> Tensor:
+    return model.encode(x).mean
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_data_made_to_order_have_scores_by_votes(sprites, tmp_path, monkeypatch) -> None:
+    model, data = sprites
+    monkeypatch.setattr(_measures, "_DECODED", 64 * 4096 * 150)  # two thirds to train on
+    page = Page(vk.report(model, data, tmp_path / "page.html", samples=2, seed=3))
+    model.eval()
+    kind = {"batch": 64, "seed": 3}
+    represent = partial(_mean, model)
+    score = vk.metrics.factor_vae_score(
+        data, represent, train=100, test=50, variance_of=3200, **kind
+    ).score
+    assert page.value("FactorVAE score") == str(score).replace("+-", "±")
+    assert "50 votes of 64 elements, by 100 others" in page.meaning("FactorVAE score")
+    score = vk.metrics.beta_vae_score(data, represent, train=50, test=25, **kind).score
+    assert page.value("BetaVAE score") == str(score).replace("+-", "±")
+    assert "25 votes of 64 pairs, by 50 others" in page.meaning("BetaVAE score")
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_scores_by_votes_need_data_made_to_order(sprites, tmp_path, monkeypatch, refuses) -> None:
+    model, data = sprites
+
+    conditional = vk.recipes.cvae(vk.likelihoods.Bernoulli((1, 64, 64)), 2, 10).model
+    words = ("model: expected one that takes no context", "got one that takes it")
+    refuses(ValueError, lambda: _measures._votes(conditional, Chosen(data, 9, 0), 1), *words)
+
+    def left_out(data: Any) -> list[str]:
+        page = Page(vk.report(model, data, tmp_path / "page.html", samples=2))
+        return [page.why(name) for name in ("FactorVAE score", "BetaVAE score")]
+
+    for why in left_out(data.subset(range(60))):
+        assert "every combination of the factors" in why
+        assert "got 60 of 108" in why
+    for why in left_out(data[:]):
+        assert "factor_sizes and images(indices)" in why
+    monkeypatch.setattr(_measures, "_DECODED", 64 * 4095 * 60)
+    factor, beta = left_out(data)
+    assert "at most 4,095 values" in factor
+    assert "vaekit.metrics.factor_vae_score(data, lambda" in factor
+    assert "got 4,096" in factor
+    assert "at most 2,047 values" in beta
+    assert "vaekit.metrics.beta_vae_score(data, lambda" in beta
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_of_few_values_the_frechet_distance_is_shown(tmp_path) -> None:
+    torch.manual_seed(0)
+    model, _ = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+    x = torch.randn(30, 3)
+    page = Page(vk.report(model, x, tmp_path / "page.html", samples=2))
+    value, error = map(float, page.value("Fréchet distance").split(" ± "))
+    assert value > 0
+    assert error > 0
+    page = Page(vk.report(model, x[:29], tmp_path / "page.html", samples=2))
+    why = "at least 30 elements, 10 for each of their 3 values, got 29."
+    assert why in page.why("Fréchet distance")
 
 
 @pytest.mark.usefixtures("_sketched")
@@ -290,7 +389,7 @@ def test_a_large_data_set_is_measured_in_part_and_in_batches(tmp_path, monkeypat
     page = Page(vk.report(model, data, tmp_path / "page.html", at_most=1500, samples=2))
     assert page.value("measured on") == "1,500 of 5,000 elements, drawn at random"
     assert max(sizes) <= 512
-    assert "means of p(x|z)" in next(row[2] for row in page.rows if row[0] == "precision")
+    assert "means of p(x|z)" in page.meaning("precision")
 
 
 @pytest.mark.usefixtures("_sketched")
@@ -299,8 +398,7 @@ def test_what_takes_long_is_measured_on_fewer(trained, tmp_path, monkeypatch) ->
     monkeypatch.setattr(_measures, "_DECODED", 64 * 2 * 50)
     monkeypatch.setattr(_measures, "_SMALL", 63)
     page = Page(vk.report(model, test, tmp_path / "page.html", samples=2))
-    meaning = next(row[2] for row in page.rows if row[0] == "negative log-likelihood")
-    assert meaning.startswith("of 50 elements, by 2 draws")
+    assert page.meaning("negative log-likelihood").startswith("of 50 elements, by 2 draws")
     why = page.why("Precision, recall, density and coverage")
     assert "at most 63 values" in why
     assert "got 64" in why

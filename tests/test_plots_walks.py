@@ -159,6 +159,18 @@ def test_without_data_and_image_they_go_through_the_mean_of_the_prior() -> None:
     _same(codes, torch.einsum("c,ij->icj", at, torch.eye(4).double()))
 
 
+def test_they_go_from_any_quantile_to_any(refuses: Refuses) -> None:
+    ax = plots.traversals(_model(), columns=5, quantiles=(0.001, 0.601))
+    at = torch.special.ndtri(torch.linspace(0.001, 0.601, 5).double())
+    _same(_codes(ax)[:, :, 0][0], at)
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert names == ["0.001", "0.151", "0.301", "0.451", "0.601"]
+    words = "quantiles: expected two numbers between 0 and 1, the lower one first"
+    for wrong in ((0.0, 0.9), (0.1, 1), (0.9, 0.1), (0.5, 0.5), (0.1, float("nan")), (0.1,), 0.1):
+        got = f"got {wrong!r}"
+        refuses(ValueError, lambda bad=wrong: plots.traversals(_model(), quantiles=bad), words, got)
+
+
 @pytest.mark.parametrize(("columns", "every"), [(12, 1), (13, 2), (25, 3)])
 def test_of_many_columns_some_are_left_unnamed(columns: int, every: int) -> None:
     ax = plots.traversals(_model(), rows=1, columns=columns)
@@ -314,7 +326,7 @@ def test_between_classes_lead_paths_from_each_to_the_next_or_as_told() -> None:
 def test_classes_that_there_are_not(refuses: Refuses) -> None:
     model, x = _model(), _pictures(torch.randn(6, 4))
     for draw in (plots.class_centres, plots.class_interpolation):
-        for data, got in ((x, "got none"), ((x, torch.zeros(6, 2)), "shape (6, 2)")):
+        for data, got in ((x, "got none"), ((x, torch.zeros(6, 2)), "shape (n, 2)")):
             words = ("data: expected one label for each element", got)
             refuses(ValueError, lambda draw=draw, data=data: draw(model, data), *words)
     one = (x, torch.ones(6))

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from vaekit import _checks, datasets, metrics
 from vaekit.metrics.likelihood import part_of
+from vaekit.metrics.representation import scikit_learn
 from vaekit.plots._shared import Elements, codes, elements, loadable, one_label_each
-from vaekit.training.measures import measuring
+from vaekit.training.measures import device_of, dtype_of, measuring
 from vaekit.vae import VAE
 
 __all__ = ["Chosen", "Encoded", "Group", "Row", "encoded", "measures", "plus_minus"]
@@ -22,7 +23,10 @@ __all__ = ["Chosen", "Encoded", "Group", "Row", "encoded", "measures", "plus_min
 _NEIGHBOURHOOD = 2**22  # values of the data that are held to compare their neighbourhoods
 _SMALL = 4096  # values: of larger elements, their own say little
 _DISTANCES = 2.5e8  # differences of single values that distances of data and samples may take
-_DECODED = 1e8  # values that are decoded to estimate the likelihood
+_DECODED = 1e8  # values that are decoded to estimate the likelihood, or encoded for votes
+_VOTE = 64  # elements, or pairs of them, in a vote, as the field has it
+_VOTES = (60, 1500)  # how many there are at least and at most, two thirds of them to train on
+_EACH = 10  # elements for each value that they have, for covariances
 _DRAWS = 500  # of codes, for what is estimated over all posteriors together
 
 
@@ -74,6 +78,7 @@ class Chosen:
         data = loadable(data)
         datasets.loader(data, 1)  # says here what is wrong with it
         take = _reader(data)
+        self.source: Any = data  # what they are chosen from
         if take is None:
             self._take: Callable[[Tensor], Any] = lambda rows: _Head(
                 data, int(rows[0]), int(rows[-1]) + 1
@@ -237,7 +242,10 @@ def measures(
             ("linear probe", metrics.linear_probe, "by logistic regression on the codes"),
         ):
             found = probe(of.z, of.classes(), seed=seed)
-            meaning = f"of labels, {how}, on a quarter held out; by chance {found.chance:.2f}"
+            meaning = (
+                f"of labels, {how} ({found.classifier}), on a quarter held out; "
+                f"by chance {found.chance:.2f}"
+            )
             rows.append(_row(name, found.accuracy, meaning))
         return rows
 
@@ -258,30 +266,59 @@ def measures(
         x, z = (torch.cat(each) for each in zip(*parts, strict=True))
         found = metrics.neighbourhood_preservation(x, z, seed=seed)
         among = f"of {found.neighbours} neighbours among {n:,} elements"
+        trust = metrics.Mean(found.trustworthiness, found.trustworthiness_error)
+        continuity = metrics.Mean(found.continuity, found.continuity_error)
         return [
-            Row(
-                "trustworthiness", f"{found.trustworthiness:.4f}", f"near codes: near data, {among}"
-            ),
-            Row("continuity", f"{found.continuity:.4f}", "near data: near codes, of the same"),
+            _row("trustworthiness", trust, f"near codes: near data, {among}"),
+            _row("continuity", continuity, "near data: near codes, of the same"),
         ]
 
-    def generated() -> list[Row]:
+    @functools.cache
+    def beside() -> tuple[Tensor, Tensor, str]:
         size = math.prod(_shape(data))
         if size > _SMALL:
             what = f"elements of at most {_SMALL:,} values, which can be compared by these"
-            hint = "vaekit.metrics.precision_recall compares others by features."
+            hint = (
+                "By features: vaekit.metrics.precision_recall, density_coverage, kernel_distance "
+                "and frechet_distance(data, samples, features=...)"
+            )
             raise ValueError(_checks.expected("data", what, f"{size:,}", hint))
         n = min(1000, chosen.count, math.isqrt(int(_DISTANCES / size)))
         real, drawn, what = _beside(model, chosen, n, seed)
+        how = f"{n:,} {what}, z from the prior, beside as many data, by their own values"
+        return real, drawn, how
+
+    def generated() -> list[Row]:
+        real, drawn, how = beside()
         found = metrics.precision_recall(real, drawn)
         robust = metrics.density_coverage(real, drawn)
-        how = f"{n:,} {what}, z from the prior, beside as many data, by their own values"
         return [
             _row("precision", found.precision, f"samples that lie among the data; {how}"),
             _row("recall", found.recall, "data that lie among the samples; of the same"),
             _row("density", robust.density, "precision that outliers cannot raise; 1 is ideal"),
             _row("coverage", robust.coverage, "data that have a sample near; of the same"),
         ]
+
+    def kernel() -> list[Row]:
+        real, drawn, how = beside()
+        found = metrics.kernel_distance(real, drawn, seed=seed)
+        meaning = f"squared MMD: 0 if samples are as the data are, below by chance; {how}"
+        return [_row("kernel distance", found, meaning)]
+
+    def frechet() -> list[Row]:
+        real, drawn, how = beside()
+        size = real[0].numel()
+        if len(real) < _EACH * size:
+            what = f"at least {_EACH * size:,} elements, {_EACH} for each of their {size:,} values"
+            hint = (
+                "By features: vaekit.metrics.frechet_distance(data, samples, "
+                "features=vaekit.metrics.inception_features())"
+            )
+            raise ValueError(_checks.expected("data", what, f"{len(real):,}", hint))
+        found = metrics.frechet_distance(real, drawn, seed=seed)
+        meaning = f"of means and covariances: it falls as elements are added; {how}"
+        distance = metrics.Mean(found.distance, found.standard_error)
+        return [_row("Fréchet distance", distance, meaning)]
 
     groups = [
         Group("Likelihood", [("The ELBO", bound), ("The likelihood", likelihood)]),
@@ -295,14 +332,21 @@ def measures(
                 ("Trustworthiness and continuity", neighbourhoods),
             ],
         ),
-        Group("Samples", [("Precision, recall, density and coverage", generated)]),
-        Group("Disentanglement", _disentanglement(chosen, read, seed)),
+        Group(
+            "Samples",
+            [
+                ("Precision, recall, density and coverage", generated),
+                ("Kernel distance", kernel),
+                ("Fréchet distance", frechet),
+            ],
+        ),
+        Group("Disentanglement", _disentanglement(model, chosen, read, seed)),
     ]
     return groups
 
 
 def _disentanglement(
-    chosen: Chosen, read: Callable[[], Encoded], seed: int
+    model: VAE, chosen: Chosen, read: Callable[[], Encoded], seed: int
 ) -> list[tuple[str, Callable[[], list[Row]]]]:
     @functools.cache
     def open_() -> tuple[Tensor, Tensor, list[str]]:
@@ -313,25 +357,46 @@ def _disentanglement(
         gap = metrics.mig(z, v)
         modular = metrics.modularity(z, v)
         return [
-            Row("MIG", f"{gap.score:.4f}", "whether one code tells more of a factor than others"),
-            Row("modularity", f"{modular.score:.4f}", "whether a code tells of one factor only"),
+            _score("MIG", gap, "whether one code tells more of a factor than others"),
+            _score("modularity", modular, "whether a code tells of one factor only"),
         ]
 
     def sap() -> list[Row]:
         z, v, _ = open_()
         found = metrics.sap(z, v, seed=seed)
-        return [Row("SAP", f"{found.score:.4f}", "whether one code predicts a factor better")]
+        meaning = f"whether one code predicts a factor better, by {found.classifier}"
+        return [_score("SAP", found, meaning)]
+
+    def dci() -> list[Row]:
+        z, v, _ = open_()
+        forest = scikit_learn("ensemble").RandomForestClassifier(random_state=seed)
+        found = metrics.dci(z, v, classifier=forest, seed=seed)
+        told = metrics.Mean(found.informativeness, found.informativeness_error)
+        how = (
+            f"by what {found.classifier} splits by, which has no standard error; by boosting, "
+            "which takes longer: vaekit.metrics.dci(codes, factors)"
+        )
+        only = f"whether a code matters to one factor only, {how}"
+        same = "whether one code only matters to a factor; of the same"
+        return [
+            Row("DCI disentanglement", f"{found.disentanglement:.4g}", only),
+            Row("DCI completeness", f"{found.completeness:.4g}", same),
+            _row("DCI informativeness", told, "how often it tells the factors; of the same"),
+        ]
 
     def irs() -> list[Row]:
         z, v, _ = open_()
-        meaning = "whether codes stay as they are when all factors but one change"
-        return [Row("IRS", f"{metrics.irs(z, v).score:.4f}", meaning)]
+        meaning = (
+            "whether codes stay as they are when all factors but one change; "
+            "it is of extremes, which have no standard error"
+        )
+        return [Row("IRS", f"{metrics.irs(z, v).score:.4g}", meaning)]
 
     def explicitness() -> list[Row]:
         z, v, _ = open_()
         found = metrics.explicitness(z, v, seed=seed)
-        meaning = "how well logistic regression tells the factors: area under ROC, 0.5 is chance"
-        return [Row("explicitness", f"{found.score:.4f}", meaning)]
+        meaning = f"how well {found.classifier} tells the factors: area under ROC, 0.5 is chance"
+        return [_score("explicitness", found, meaning)]
 
     def by_factor() -> list[Row]:
         z, v, names = open_()
@@ -339,17 +404,89 @@ def _disentanglement(
         for name, value in zip(names, v.T, strict=True):
             found = metrics.linear_probe(z, value, seed=seed)
             count = len(value.unique())
-            meaning = f"linear probe: which of {count} values; by chance {found.chance:.2f}"
+            how = f"by {found.classifier}; by chance {found.chance:.2f}"
+            meaning = f"linear probe: which of {count} values, {how}"
             rows.append(_row(f"accuracy of {name}", found.accuracy, meaning))
         return rows
+
+    def factor_vae() -> list[Row]:
+        open_()
+        (train, test), data = _votes(model, chosen, sets=1), chosen.source
+        with measuring(model, seed):
+            found = metrics.factor_vae_score(
+                data,
+                functools.partial(_means, model),
+                train=train,
+                test=test,
+                batch=_VOTE,
+                variance_of=_VOTE * test,
+                seed=seed,
+            )
+        meaning = (
+            f"whether the code that varies least tells which factor is fixed, by majority vote: "
+            f"{test} votes of {_VOTE} elements, by {train} others"
+        )
+        return [_row("FactorVAE score", found.score, meaning)]
+
+    def beta_vae() -> list[Row]:
+        open_()
+        (train, test), data = _votes(model, chosen, sets=2), chosen.source
+        with measuring(model, seed):
+            found = metrics.beta_vae_score(
+                data,
+                functools.partial(_means, model),
+                train=train,
+                test=test,
+                batch=_VOTE,
+                seed=seed,
+            )
+        meaning = (
+            f"whether {found.classifier} tells from differences of codes which factor is common: "
+            f"{test} votes of {_VOTE} pairs, by {train} others"
+        )
+        return [_row("BetaVAE score", found.score, meaning)]
 
     return [
         ("MIG and modularity", mig),
         ("SAP", sap),
+        ("DCI", dci),
         ("IRS", irs),
         ("Explicitness", explicitness),
+        ("FactorVAE score", factor_vae),
+        ("BetaVAE score", beta_vae),
         ("Linear probe of each factor", by_factor),
     ]
+
+
+def _votes(model: VAE, chosen: Chosen, sets: int) -> tuple[int, int]:
+    """Return how many votes to train on and to test on, if such data can be made to order."""
+    data = chosen.source
+    if not isinstance(data, metrics.GroundTruth):
+        what = "data with factor_sizes and images(indices), which are made to order"
+        raise ValueError(_checks.expected("data", what, type(data).__name__))
+    count, every = datasets.size(data), math.prod(data.factor_sizes)
+    if count != every:
+        what = "every combination of the factors, which these scores draw from"
+        raise ValueError(_checks.expected("data", what, f"{count:,} of {every:,}"))
+    if model.takes_context:
+        what = "one that takes no context, which data made to order do not bring"
+        raise ValueError(_checks.expected("model", what, "one that takes it"))
+    each = _VOTE * sets * math.prod(_shape(data))
+    least, most = _VOTES
+    votes = min(most, int(_DECODED / each))
+    if votes < least:
+        largest = int(_DECODED / (least * _VOTE * sets))
+        name = ("factor_vae_score", "beta_vae_score")[sets - 1]
+        hint = f"Of others: vaekit.metrics.{name}(data, lambda x: model.encode(x).mean)"
+        what = f"elements of at most {largest:,} values, which this takes seconds for"
+        raise ValueError(_checks.expected("data", what, f"{each // _VOTE // sets:,}", hint))
+    return votes - votes // 3, votes // 3
+
+
+def _means(model: VAE, x: Tensor) -> Tensor:
+    """Encode what was made to order."""
+    mean: Tensor = model.encode(x.to(device_of(model), dtype_of(model))).mean
+    return mean
 
 
 def factors_of(data: Any, of: Encoded) -> tuple[Tensor, Tensor, list[str]]:
@@ -392,3 +529,7 @@ def _shape(data: Any) -> torch.Size:
 
 def _row(name: str, value: metrics.Mean, meaning: str, unit: str = "") -> Row:
     return Row(name, plus_minus(value) + f" {unit}" * bool(unit), meaning)
+
+
+def _score(name: str, found: Any, meaning: str) -> Row:
+    return _row(name, metrics.Mean(found.score, found.standard_error), meaning)

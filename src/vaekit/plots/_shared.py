@@ -191,7 +191,8 @@ def loadable(data: Any) -> Any:
 def one_label_each(labels: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     """Return the labels, or say that there is not one for each element."""
     if labels is None or labels.ndim != 1:
-        got = "none" if labels is None else f"labels of shape {labels.shape}"
+        sizes = ", ".join(["n", *map(str, () if labels is None else labels.shape[1:])])
+        got = "none" if labels is None else f"labels of shape ({sizes})"
         raise ValueError(_checks.expected("data", "one label for each element", got))
     return labels
 

@@ -1,11 +1,14 @@
 """One page about a model: what it is, its measures, and its pictures."""
 
 import base64
+import contextlib
 import functools
 import html
 import io
+import platform
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,7 +74,8 @@ def report(
         model: The model, looked at in evaluation mode.
         data: What to measure it on, test data best: a batch or a data set, as for `vaekit.fit`.
             With labels, classes are shown too; with several for each element, ``(N, factors)``,
-            as those of a `vaekit.datasets.FactorDataset`, scores of disentanglement.
+            as those of a `vaekit.datasets.FactorDataset`, scores of disentanglement; the scores of
+            FactorVAE and BetaVAE need the whole of it.
         path: Where the page goes; its folder is made where it is missing.
         history: What `vaekit.fit` returned, for the curves of training.
         at_most: How many elements are measured and drawn.
@@ -150,9 +154,18 @@ def _about(model: VAE, data: Any) -> list[tuple[str, str]]:
         ("prior", repr(model.prior)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("data", _said(data)),
-        ("vaekit", __version__),
-        ("PyTorch", torch.__version__),
+        ("versions", ", ".join(_versions())),
     ]
+
+
+def _versions() -> Iterator[str]:
+    """Yield the versions of what the numbers come from."""
+    yield f"vaekit {__version__}"
+    yield f"PyTorch {torch.__version__}"
+    yield f"NumPy {np.__version__}"
+    with contextlib.suppress(PackageNotFoundError):
+        yield f"scikit-learn {version('scikit-learn')}"
+    yield f"Python {platform.python_version()}"
 
 
 def _said(data: Any) -> str:
@@ -337,7 +350,7 @@ def _page(
         for name, group in rows:
             lines.append(f'<tr class="group"><th colspan="3">{html.escape(name)}</th></tr>')
             lines += [_line(row) for row in group]
-        note = "<p>After ±: the standard error over the elements, or over the draws.</p>"
+        note = "<p>After ±: the standard error over the elements, or over the draws or votes.</p>"
         parts.append(("Measures", _table(lines, "measures") + note))
     if words:
         items = "".join(f"<li>{html.escape(line)}</li>" for line in words.splitlines())
@@ -410,7 +423,8 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; } th, td { padding: .3rem .8rem; text-align: left;
         vertical-align: top; border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
 th { font-weight: 600; } td { white-space: pre-wrap; }
-.measures th, .measures td:nth-child(2) { white-space: nowrap; } .facts th { min-width: 8rem; }
+.measures th, .measures td:nth-child(2) { white-space: nowrap; }
+.facts th { min-width: 8rem; max-width: 26rem; }
 .group th { padding-top: 1rem; color: #555; }
 nav ul { columns: 16rem; margin: 1.5rem 0; padding-left: 1.2rem; } nav a { color: #0550ae; }
 figure { margin: 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; }

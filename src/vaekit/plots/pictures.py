@@ -1,6 +1,7 @@
 """Images as they are, as a model gives them back, generates them, and finds them alike."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,13 +30,19 @@ _TITLE = (0.0, 0.3)  # what one takes of a figure, in inches
 
 
 def images(
-    pictures: Shaped[Tensor, "n *event"], *, columns: int | None = None, ax: "Axes | None" = None
+    pictures: Shaped[Tensor, "n *event"],
+    *,
+    columns: int | None = None,
+    rows: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """Draw pictures in a grid, row by row.
 
     Args:
         pictures: Grey or coloured, channels first, in [0, 1]; values outside are cut.
-        columns: How many stand in a row; as many as make a square if None.
+        columns: How many stand in a row; if None, as many as make the rows that are named, or else
+            a square.
+        rows: What stands to the left of each row; nothing if None.
         ax: Where to draw; a new figure if None.
 
     Shape:
@@ -46,19 +53,31 @@ def images(
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If there is no picture, the shape is another one, or there is NaN.
+        ValueError: If there is no picture, the shape is another one, there is NaN, or there are
+            more or fewer names than rows.
 
     Example:
         >>> images(torch.rand(5, 1, 8, 8), columns=3).get_images()[0].get_size()
         (17, 26)
+        >>> ax = images(torch.rand(6, 1, 8, 8), rows=["before", "after"])
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['before', 'after']
     """
     shape = tuple(pictures.shape)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[1] not in (1, 3)) or not shape[0]:
         what = "shape (n, 1, H, W), (n, 3, H, W) or (n, H, W), n at least 1"
         raise ValueError(_checks.expected("pictures", what, shape))
-    square = math.isqrt(len(pictures) - 1) + 1
-    columns = square if columns is None else _checks.positive_int("columns", columns)
-    return draw_grid(pictures, columns, ax).ax
+    n = len(pictures)
+    if columns is None:
+        columns = math.ceil(n / len(rows)) if rows else math.isqrt(n - 1) + 1
+    count = math.ceil(n / _checks.positive_int("columns", columns))
+    if rows is None:
+        return draw_grid(pictures, columns, ax).ax
+    if len(rows) != count:
+        raise ValueError(_checks.expected("rows", f"{count} names, one for each row", len(rows)))
+    grid = draw_grid(pictures, columns, ax, margins=(label_width(rows), 0))
+    label_grid(grid, rows)
+    return grid.ax
 
 
 def reconstructions(model: VAE, data: Any, *, n: int = 10, ax: "Axes | None" = None) -> "Axes":

@@ -107,13 +107,14 @@ def traversals(
     data: Any = None,
     rows: int = 10,
     columns: int = 11,
+    quantiles: tuple[float, float] = (0.05, 0.95),
     seed: int = 0,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Decode along one latent dimension after the other, the rest of the code staying as it is.
 
-    A row goes through the quantiles of the prior's marginal in its dimension, evenly from 0.05 to
-    0.95: exact ones of a standard normal prior, those of 10,000 draws of any other.
+    A row goes evenly through quantiles of the prior's marginal in its dimension: exact ones of a
+    standard normal prior, those of 10,000 draws of any other.
 
     Args:
         model: A model of images whose latents are any real numbers.
@@ -124,6 +125,7 @@ def traversals(
             without nats.
         rows: How many dimensions are drawn at most.
         columns: How many images are drawn of each.
+        quantiles: From which quantile to which.
         seed: Of the draws of the prior, and of the data's, where there are any.
         ax: Where to draw; a new figure if None.
 
@@ -135,7 +137,7 @@ def traversals(
         TypeError: If the latents are not any real numbers; or, given ``data``, if posterior or
             prior has no densities by dimension.
         ValueError: If the model generates no images, or takes a context and there is no ``x`` to
-            bring it.
+            bring it; or if the quantiles are not two numbers between 0 and 1, the lower one first.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=4)
@@ -151,7 +153,8 @@ def traversals(
     """
     _checks.positive_int("rows", rows)
     whole_number_from(2, "columns", columns)
-    quantiles = torch.linspace(0.05, 0.95, columns, dtype=torch.double)
+    low, high = _between_0_and_1("quantiles", quantiles)
+    at_quantiles = torch.linspace(low, high, columns, dtype=torch.double)
     with torch.no_grad(), measuring(model, seed) as device:
         context = None
         if x is not None:
@@ -166,7 +169,7 @@ def traversals(
         if not is_real(prior):
             what = "a model whose latents are any real numbers"
             raise TypeError(_checks.expected("model", what, f"draws of {prior!r}"))
-        at, mean = _quantiles(prior, quantiles)
+        at, mean = _quantiles(prior, at_quantiles)
         centre = mean if centre is None else centre
         dims = list(range(model.latent_dim))
         names = [f"dimension {dim}" for dim in dims]
@@ -183,10 +186,11 @@ def traversals(
         pictures = decode_rows(model, z, context)
     grid = draw_grid(pictures, columns, ax, margins=(label_width(names), 0.5))
     every = math.ceil(columns / 12)  # more labels would run into each other
+    digits = max(2, math.ceil(-math.log10(min(low, 1 - high))))  # as many as tell it from 0 and 1
     label_grid(
         grid,
         names,
-        [f"{float(q):.2f}" if i % every == 0 else "" for i, q in enumerate(quantiles)],
+        [f"{float(q):.{digits}f}" if i % every == 0 else "" for i, q in enumerate(at_quantiles)],
     )
     grid.ax.set_xlabel("quantile of the prior")
     return grid.ax
@@ -411,6 +415,17 @@ def _centres(
     wide = z.cpu().double()
     means = torch.stack([wide[index == place].mean(0) for place in range(len(values))])
     return values, means.to(z)
+
+
+def _between_0_and_1(argument: str, values: Any) -> tuple[float, float]:
+    """Return two numbers between 0 and 1, the lower one first, or say that they are not."""
+    try:
+        low, high = map(float, values)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    what = "two numbers between 0 and 1, the lower one first"
+    _checks.require(0 < low < high < 1, argument, what, repr(values))
+    return low, high
 
 
 def _quantiles(prior: Distribution, quantiles: Tensor) -> tuple[Tensor, Tensor]:
