@@ -114,7 +114,7 @@ def draw_rows(rows: dict[str, Tensor], size: tuple[float, float]) -> plt.Figure:
     """Draw a row of pictures for each name."""
     figure, ax = plt.subplots(figsize=size, layout="constrained")
     pictures = torch.cat([each[:12] for each in rows.values()])
-    vk.plots.images(pictures, columns=12, rows=list(rows), ax=ax)
+    vk.plots.images(pictures, rows=list(rows), ax=ax)
     return figure
 
 

@@ -174,7 +174,7 @@ def draw(rows: dict[str, Tensor], name: str) -> None:
     """Draw the first images of each row, all in one size, and save the figure."""
     alike = [F.interpolate(x[:12].expand(-1, 3, -1, -1), (SIDE, SIDE)) for x in rows.values()]
     figure, ax = plt.subplots(figsize=(11, 0.8 + 0.75 * len(rows)), layout="constrained")
-    vk.plots.images(torch.cat(alike), columns=12, rows=list(rows), ax=ax)
+    vk.plots.images(torch.cat(alike), rows=list(rows), ax=ax)
     figure.savefig(args.out / f"{name}.png", dpi=120)
 
 
