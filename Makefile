@@ -19,7 +19,7 @@ test:
 	$(PYTHON) -m pytest
 
 doctest:
-	$(PYTHON) -m pytest --doctest-modules src/vaekit
+	$(PYTHON) -m pytest --doctest-modules src/vaekit docs/_ext
 	$(PYTHON) -m sphinx -q -b doctest docs docs/_build/doctest
 
 docs:

@@ -7,11 +7,10 @@ cosine. The scores take posterior means of 15,000 sprites (10,000 to train their
 5,000 to test; MIG, modularity and IRS take all), and the defaults of `vaekit.metrics`; which
 classifiers, the file of results says.
 
-`--precision` and `--channels-last` are options of `fit`, and halve a step where the processor has
-instructions for them. Runs may share a file, one after another or side by side; without a model
-named, what the file says of each over its seeds is written anew.
+`--precision` and `--channels-last` are options of `fit`. Runs may share a file, one after another
+or side by side; without a model named, what the file says of each over its seeds is written anew.
 
-    python benchmarks/disentangle.py vae beta_tcvae --precision bf16 --channels-last [--json FILE]
+    python benchmarks/disentangle.py vae beta_tcvae --seeds 0 1 2 --steps 10000 [--json FILE]
 """
 
 import argparse
@@ -32,7 +31,7 @@ import vaekit as vk
 
 LATENT = 10
 IMAGE = vk.likelihoods.Bernoulli((1, 64, 64))
-MIG = "MIG over the seeds, mean +- standard deviation"
+MIG = "mean MIG"
 
 
 def encoder(shape: torch.Size, out: int) -> nn.Module:
@@ -172,18 +171,21 @@ def _summarise(held: dict[str, Any]) -> None:
     """Add what the rows say of each model over its seeds, and whether that is enough."""
     groups: dict[str, list[float]] = {}
     for key, row in held["rows"].items():
-        groups.setdefault(key.split(", ")[0], []).append(row["mig"])
-    means = {name: statistics.mean(each) for name, each in groups.items()}
+        name, _, steps = key.split(", ")
+        groups.setdefault(f"{name}, {steps}", []).append(row["mig"])
+    means = {group: statistics.mean(each) for group, each in groups.items()}
+    spreads = {g: statistics.stdev(each) for g, each in groups.items() if len(each) > 1}
     held[MIG] = {
-        name: f"{means[name]:.3f} +- {statistics.stdev(each) if len(each) > 1 else math.nan:.3f}"
-        for name, each in groups.items()
+        group: f"{mean:.3f}, standard deviation over the seeds {spreads.get(group, math.nan):.3f}"
+        for group, mean in means.items()
     }
     held["bars"] = {}
-    if "beta_tcvae" in means:
-        held["bars"]["beta-TCVAE"] = turns.judge(means["beta_tcvae"], "at least", 0.3)
-    if "beta_tcvae" in means and "vae" in means:
-        above = means["beta_tcvae"] - means["vae"]
-        held["bars"]["beta-TCVAE above VAE"] = turns.judge(above, "at least", 0.15)
+    for group in (each for each in means if each.startswith("beta_tcvae")):
+        plain = group.replace("beta_tcvae", "vae")
+        held["bars"][group] = turns.judge(means[group], "at least", 0.3)
+        if plain in means:
+            above = turns.judge(means[group] - means[plain], "at least", 0.15)
+            held["bars"][f"{group} above {plain}"] = above
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import re
 import runpy
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,26 +119,3 @@ def test_areas_are_those_of_scikit_learn_and_errors_their_spread(
     areas, errors = torch.tensor(list(map(found["area"], inside, outside))).T
     # The spread of 2,000 areas is known to one part in 63.
     assert float(errors.square().mean().sqrt() / areas.std()) == pytest.approx(1, abs=3 / 63)
-
-
-def test_the_gallery_makes_warnings_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sphinx_gallery")
-    folder = FOLDER.parent / "docs" / "_ext"
-    if not folder.exists():
-        pytest.skip("the documentation is not part of this distribution")
-    import tqdm.auto
-
-    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.auto.tqdm)
-    monkeypatch.syspath_prepend(folder)
-    import vaekit_pages
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = warnings.filters[:]
-        vaekit_pages.hush({}, "example.py", "before")
-        with pytest.raises(UserWarning, match="by the way"):
-            warnings.warn("by the way", stacklevel=2)
-        warnings.warn("FigureCanvasAgg is non-interactive", stacklevel=2)
-        warnings.warn("will go", FutureWarning, stacklevel=2)
-        vaekit_pages.hush({}, "example.py", "after")
-        assert warnings.filters == before

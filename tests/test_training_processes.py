@@ -29,41 +29,34 @@ def alone():
     return {name: processes.trained(name) for name in processes.OBJECTIVES}
 
 
+def _same(ranks, name: str, alone) -> None:
+    """Hold what every process ended with to what one alone does."""
+    losses, weights = alone
+    for rank in ranks:
+        found, others = rank[name]
+        torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+
+
 class TestGradients:
     @pytest.mark.parametrize("parts", [1, 3])
     @pytest.mark.parametrize("name", processes.OBJECTIVES)
     def test_those_of_one_process(self, ranks, alone, name, parts) -> None:
-        losses, weights = alone[name]
-        for rank in ranks:
-            found, others = rank[f"{name}, {parts}"]
-            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
-            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+        _same(ranks, f"{name}, {parts}", alone[name])
 
     @pytest.mark.parametrize("parts", [1, 3])
     @pytest.mark.parametrize("name", ["elbo", "iwae", "stratified", "mmd", "factor"])
     def test_those_of_weights_that_are_spread(self, ranks, alone, name, parts) -> None:
-        losses, weights = alone[name]
-        for rank in ranks:
-            found, others = rank[f"{name}, {parts}, spread"]
-            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
-            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+        _same(ranks, f"{name}, {parts}, spread", alone[name])
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_a_loader_of_ones_own(self, ranks, workers) -> None:
         loader = DataLoader(processes.data(), max(processes.SIZES))
-        losses, weights = processes.trained("stratified", source=loader)
-        for rank in ranks:
-            found, others = rank[f"loader, {workers}"]
-            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
-            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+        _same(ranks, f"loader, {workers}", processes.trained("stratified", source=loader))
 
     def test_batches_of_ones_own(self, ranks) -> None:
         batches = [*DataLoader(processes.data(), max(processes.SIZES))]
-        losses, weights = processes.trained("mmd", source=batches)
-        for rank in ranks:
-            found, others = rank["batches"]
-            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
-            torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+        _same(ranks, "batches", processes.trained("mmd", source=batches))
 
 
 class TestSharing:

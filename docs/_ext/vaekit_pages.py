@@ -139,6 +139,18 @@ def hush(gallery_conf: Any, fname: str | None, when: str) -> None:
 
     A warning is an error while an example runs, but for Lightning's, and those of other people's
     code of its own future.
+
+    Example:
+        >>> before = warnings.filters[:]
+        >>> hush({}, "example.py", "before")
+        >>> warnings.warn("said by the way")
+        Traceback (most recent call last):
+            ...
+        UserWarning: said by the way
+        >>> warnings.warn("FigureCanvasAgg is non-interactive")
+        >>> hush({}, "example.py", "after")
+        >>> warnings.filters == before
+        True
     """
     OUTSIDE.close()
     tqdm.auto.tqdm = Unseen

@@ -99,7 +99,7 @@ def _is_running(process: str) -> bool:
 
 
 def is_spread(value: Any) -> bool:
-    """Tell whether it is a ``DTensor``, of which this process has a piece, or less than all."""
+    """Tell whether it is a ``DTensor``, of which each process has a piece."""
     return hasattr(value, "full_tensor")
 
 

@@ -409,19 +409,16 @@ def _disentanglement(
             rows.append(_row(f"accuracy of {name}", found.accuracy, meaning))
         return rows
 
+    def voted(score: Callable[..., Any], train: int, test: int, **more: int) -> Any:
+        counts = {"train": train, "test": test, "batch": _VOTE}
+        with measuring(model, seed):
+            represent = functools.partial(_means, model)
+            return score(chosen.source, represent, **counts, **more, seed=seed)
+
     def factor_vae() -> list[Row]:
         open_()
-        (train, test), data = _votes(model, chosen, sets=1), chosen.source
-        with measuring(model, seed):
-            found = metrics.factor_vae_score(
-                data,
-                functools.partial(_means, model),
-                train=train,
-                test=test,
-                batch=_VOTE,
-                variance_of=_VOTE * test,
-                seed=seed,
-            )
+        train, test = _votes(model, chosen, sets=1)
+        found = voted(metrics.factor_vae_score, train, test, variance_of=_VOTE * test)
         meaning = (
             f"whether the code that varies least tells which factor is fixed, by majority vote: "
             f"{test} votes of {_VOTE} elements, by {train} others"
@@ -430,16 +427,8 @@ def _disentanglement(
 
     def beta_vae() -> list[Row]:
         open_()
-        (train, test), data = _votes(model, chosen, sets=2), chosen.source
-        with measuring(model, seed):
-            found = metrics.beta_vae_score(
-                data,
-                functools.partial(_means, model),
-                train=train,
-                test=test,
-                batch=_VOTE,
-                seed=seed,
-            )
+        train, test = _votes(model, chosen, sets=2)
+        found = voted(metrics.beta_vae_score, train, test)
         meaning = (
             f"whether {found.classifier} tells from differences of codes which factor is common: "
             f"{test} votes of {_VOTE} pairs, by {train} others"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets
+from vaekit.distributions.supports import innermost
 from vaekit.training.measures import dtype_of
 from vaekit.vae import VAE
 
@@ -224,12 +225,9 @@ def decode_rows(model: VAE, z: Tensor, context: Tensor | None = None) -> Tensor:
 def is_real(distribution: Distribution) -> bool:
     """Tell whether draws are any real numbers."""
     try:
-        support: Any = distribution.support
+        return innermost(distribution.support) is constraints.real
     except NotImplementedError:  # one that does not say
         return True
-    while hasattr(support, "base_constraint"):  # of events, and of mixtures
-        support = support.base_constraint
-    return support is constraints.real
 
 
 def whole_number_from(least: int, argument: str, value: Any) -> int:

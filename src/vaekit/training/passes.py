@@ -16,7 +16,7 @@ from vaekit.storage import is_spread
 from vaekit.training.how import How
 from vaekit.training.measures import device_of, read_numbers
 from vaekit.training.randomness import random_states, set_random_states
-from vaekit.training.sharding import own
+from vaekit.training.sharding import piece_of
 from vaekit.training.world import World, filled, parts
 from vaekit.vae import VAE, VAEOutput, calls_of, rebuilding
 
@@ -401,7 +401,7 @@ def _finite(
         return
     for argument, value in (("x", x), ("target", target), *model.named_parameters()):
         if value.is_floating_point():
-            _checks.finite(argument, own(value))
+            _checks.finite(argument, piece_of(value))
     terms = [*zip(names, numbers, strict=True)]
     for name, number in [*terms[1:], terms[0]]:  # the total only if every term is finite
         if not math.isfinite(number):

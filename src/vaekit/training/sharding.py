@@ -13,12 +13,12 @@ from vaekit.storage import is_spread
 from vaekit.training.world import World
 from vaekit.vae import VAE, Decoder, Encoder
 
-__all__ = ["apart", "clip", "loadable", "own", "shard", "whole"]
+__all__ = ["apart", "clip", "loadable", "piece_of", "shard", "whole"]
 
 _BLOCKS = nn.Sequential, nn.ModuleList  # whose parts follow one another
 
 
-def own(tensor: Any) -> Tensor:
+def piece_of(tensor: Any) -> Tensor:
     """Return what this process has of a tensor."""
     held: Tensor = tensor.to_local() if is_spread(tensor) else tensor
     return held
@@ -69,7 +69,7 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
     held = [each for each in parameters if each.grad is not None]
     grads: list[Any] = [each.grad for each in held]
     pieces, rest = (
-        [own(each) for each in grads if is_spread(each)],
+        [piece_of(each) for each in grads if is_spread(each)],
         [*filterfalse(is_spread, grads)],
     )
     if not pieces:
