@@ -20,7 +20,8 @@ def peak(function: Callable[[], object], device: str = "cpu") -> float:
     """Return by how many megabytes memory rose at most while a function ran.
 
     On a processor it is the resident memory of the process, whose peak Linux keeps and begins anew
-    on request; on a GPU, what torch has allocated.
+    on request; on a GPU, what torch has allocated. The pages of files, those of libraries, are left
+    out as they are at the end: Linux may take them back before, and read them again meanwhile.
     """
     gc.collect()
     if "cuda" in device:
@@ -29,9 +30,9 @@ def peak(function: Callable[[], object], device: str = "cpu") -> float:
         function()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
+    before = _resident("RssAnon")
     function()
-    return (_resident("VmHWM") - before) / 1e6
+    return (_resident("VmHWM") - _resident("RssFile") - before) / 1e6
 
 
 def _resident(name: str) -> int:

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
+from vaekit.metrics.means import Values
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -87,20 +88,21 @@ def anomaly_scores(
     _checks.positive_int("samples", samples)
     _checks.positive_int("importance_samples", importance_samples)
     _checks.positive_int("chunk", chunk)
-    first, second, third, last = [], [], [], []
+    first, second, third, last = Values(), Values(), Values(), Values()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             distortion, rate = bound_parts(model, x, target, context, samples, chunk)
             nll, _ = importance_sampled(model, x, target, context, importance_samples, chunk)
-            first.append(distortion)
-            second.append(distortion + rate)
-            third.append(nll)
+            first.add(distortion)
+            second.add(distortion + rate)
+            third.add(nll)
             with torch.no_grad():
                 posterior = model.encode(x, context)
             if regret and isinstance(posterior, DiagonalGaussian):
-                last.append(_regret(model, posterior, target, context, 40, 0.05, 8))
-    gained = torch.cat(last) if last else None
-    return AnomalyScores(torch.cat(first), torch.cat(second), torch.cat(third), gained)
+                last.add(_regret(model, posterior, target, context, 40, 0.05, 8))
+    gained = last.tensor()
+    scores = first.tensor(), second.tensor(), third.tensor()
+    return AnomalyScores(*scores, gained if len(gained) else None)
 
 
 def likelihood_regret(
@@ -155,7 +157,7 @@ def likelihood_regret(
     _checks.positive_int("steps", steps)
     _checks.positive_int("samples", samples)
     _checks.number("learning_rate", learning_rate, above=0)
-    found = []
+    found = Values()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             with torch.no_grad():
@@ -163,8 +165,8 @@ def likelihood_regret(
             if not isinstance(posterior, DiagonalGaussian):
                 what = "a model whose posterior is a diagonal Gaussian"
                 raise TypeError(_checks.expected("model", what, type(posterior).__name__))
-            found.append(_regret(model, posterior, target, context, steps, learning_rate, samples))
-    return torch.cat(found)
+            found.add(_regret(model, posterior, target, context, steps, learning_rate, samples))
+    return found.tensor()
 
 
 def _regret(

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, losses
 from vaekit.distributions.supports import innermost
-from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.means import Mean, Values, mean_of
 from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
 
@@ -141,13 +141,13 @@ def negative_log_likelihood(
     """
     _checks.positive_int("samples", samples)
     _checks.positive_int("chunk", chunk)
-    found, effective = [], []
+    found, effective = Values(), Values()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             value, worth = importance_sampled(model, x, target, context, samples, chunk)
-            found.append(value)
-            effective.append(worth)
-    return _negative(model, torch.cat(found), torch.cat(effective), samples)
+            found.add(value)
+            effective.add(worth)
+    return _negative(model, found.tensor(), effective.tensor(), samples)
 
 
 @torch.no_grad()
@@ -215,13 +215,13 @@ def elbo(
     """
     _checks.positive_int("samples", samples)
     _checks.positive_int("chunk", chunk)
-    distortions, rates = [], []
+    distortions, rates = Values(), Values()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             distortion, rate = bound_parts(model, x, target, context, samples, chunk)
-            distortions.append(distortion)
-            rates.append(rate)
-    distortion, rate = torch.cat(distortions), torch.cat(rates)
+            distortions.add(distortion)
+            rates.add(rate)
+    distortion, rate = distortions.tensor(), rates.tensor()
     return ELBO(mean_of(-(distortion + rate)), mean_of(distortion), mean_of(rate))
 
 
@@ -340,15 +340,15 @@ def annealed_importance_sampling(
         Sampling*, 2001.
     """
     _checks.positive_int("chains", chains)
-    found, effective = [], []
+    found, effective = Values(), Values()
     with measuring(model, seed) as device:
         for _, target, context in batches_of(model, data, batch_size, device):
             run = _Annealing(model, target, context, chains, steps, leapfrog)
             log_weights = run.forward()
-            found.append(math.log(chains) - log_weights.logsumexp(0))
+            found.add(math.log(chains) - log_weights.logsumexp(0))
             ratio = 2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)
-            effective.append(ratio.exp())
-    return _negative(model, torch.cat(found), torch.cat(effective), chains)
+            effective.add(ratio.exp())
+    return _negative(model, found.tensor(), effective.tensor(), chains)
 
 
 def bidirectional_monte_carlo(
@@ -399,7 +399,7 @@ def bidirectional_monte_carlo(
     _checks.positive_int("chains", chains)
     if context is not None and len(context) != n:
         raise ValueError(_checks.expected("context", f"{n}, one for each element", len(context)))
-    lower, upper = [], []
+    lower, upper = Values(), Values()
     with measuring(model, seed) as device:
         for rows in torch.arange(n).split(_checks.positive_int("batch_size", batch_size)):
             given = None if context is None else context[rows].to(device)
@@ -408,9 +408,9 @@ def bidirectional_monte_carlo(
                 z = prior.sample(() if prior.batch_shape else (len(rows),))
                 x = part_of(model.decoder, given, z).sample()
             run = _Annealing(model, x, given, chains, steps, leapfrog)
-            lower.append(run.forward().logsumexp(0) - math.log(chains))
-            upper.append(math.log(chains) - run.reverse(z).logsumexp(0))
-    below, above = torch.cat(lower), torch.cat(upper)
+            lower.add(run.forward().logsumexp(0) - math.log(chains))
+            upper.add(math.log(chains) - run.reverse(z).logsumexp(0))
+    below, above = lower.tensor(), upper.tensor()
     return BoundedLikelihood(mean_of(below), mean_of(above), mean_of(above - below))
 
 

@@ -1,11 +1,13 @@
 """Means over elements, with their standard errors."""
 
 import math
+from array import array
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Mean", "mean_of"]
+__all__ = ["Mean", "Values", "mean_of"]
 
 
 class Mean(NamedTuple):
@@ -22,6 +24,25 @@ class Mean(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} +- {self.standard_error:.2g}"
+
+
+class Values:
+    """Numbers of elements, a batch after the other, in double precision.
+
+    They are kept in one array: small tensors that were left behind by every batch would lie between
+    its large ones, and keep the C library from using the memory of these again.
+    """
+
+    def __init__(self) -> None:
+        self._held = array("d")
+
+    def add(self, values: Tensor) -> None:
+        """Add those of a batch, ``(B,)``."""
+        self._held.extend(values.tolist())
+
+    def tensor(self) -> Tensor:
+        """Return all, ``(N,)``."""
+        return torch.tensor(self._held, dtype=torch.double)
 
 
 def mean_of(values: Tensor) -> Mean:
