@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
-from vaekit.metrics.means import Values
+from vaekit.metrics.means import Collected
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -88,7 +88,7 @@ def anomaly_scores(
     _checks.positive_int("samples", samples)
     _checks.positive_int("importance_samples", importance_samples)
     _checks.positive_int("chunk", chunk)
-    first, second, third, last = Values(), Values(), Values(), Values()
+    first, second, third, last = Collected(), Collected(), Collected(), Collected()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             distortion, rate = bound_parts(model, x, target, context, samples, chunk)
@@ -157,7 +157,7 @@ def likelihood_regret(
     _checks.positive_int("steps", steps)
     _checks.positive_int("samples", samples)
     _checks.number("learning_rate", learning_rate, above=0)
-    found = Values()
+    found = Collected()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             with torch.no_grad():

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, losses
 from vaekit.distributions.supports import innermost
-from vaekit.metrics.means import Mean, Values, mean_of
+from vaekit.metrics.means import Collected, Mean, mean_of
 from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
 
@@ -141,7 +141,7 @@ def negative_log_likelihood(
     """
     _checks.positive_int("samples", samples)
     _checks.positive_int("chunk", chunk)
-    found, effective = Values(), Values()
+    found, effective = Collected(), Collected()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             value, worth = importance_sampled(model, x, target, context, samples, chunk)
@@ -215,7 +215,7 @@ def elbo(
     """
     _checks.positive_int("samples", samples)
     _checks.positive_int("chunk", chunk)
-    distortions, rates = Values(), Values()
+    distortions, rates = Collected(), Collected()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
             distortion, rate = bound_parts(model, x, target, context, samples, chunk)
@@ -340,7 +340,7 @@ def annealed_importance_sampling(
         Sampling*, 2001.
     """
     _checks.positive_int("chains", chains)
-    found, effective = Values(), Values()
+    found, effective = Collected(), Collected()
     with measuring(model, seed) as device:
         for _, target, context in batches_of(model, data, batch_size, device):
             run = _Annealing(model, target, context, chains, steps, leapfrog)
@@ -399,7 +399,7 @@ def bidirectional_monte_carlo(
     _checks.positive_int("chains", chains)
     if context is not None and len(context) != n:
         raise ValueError(_checks.expected("context", f"{n}, one for each element", len(context)))
-    lower, upper = Values(), Values()
+    lower, upper = Collected(), Collected()
     with measuring(model, seed) as device:
         for rows in torch.arange(n).split(_checks.positive_int("batch_size", batch_size)):
             given = None if context is None else context[rows].to(device)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Mean", "Values", "mean_of"]
+__all__ = ["Collected", "Mean", "mean_of"]
 
 
 class Mean(NamedTuple):
@@ -26,7 +26,7 @@ class Mean(NamedTuple):
         return f"{self.mean:.4g} +- {self.standard_error:.2g}"
 
 
-class Values:
+class Collected:
     """Numbers of elements, a batch after the other, in double precision.
 
     They are kept in one array: small tensors that were left behind by every batch would lie between
