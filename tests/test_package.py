@@ -40,8 +40,8 @@ def test_the_metrics_show_what_their_rooms_do() -> None:
     ]
     names = [name for room in rooms for name in room.__all__]
     assert len(rooms) > 5
-    shared = {"Collected", "mean_of"}  # inside
-    assert sorted(names) == sorted({*vk.metrics.__all__, *shared})
+    inside = {"Collected", "mean_of"}  # what the rooms share, and users do not need
+    assert sorted(names) == sorted({*vk.metrics.__all__, *inside})
     for name in vk.metrics.__all__:
         assert getattr(vk.metrics, name).__doc__, name
 
