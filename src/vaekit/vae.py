@@ -534,13 +534,14 @@ def _drawing_from(generator: Generator | None) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into the mode it was in."""
-    was_training = model.training
+    """Put a model into evaluation mode, and each of its parts back into the mode it was in."""
+    modes = [(part, part.training) for part in model.modules()]
     try:
         model.eval()
         yield
     finally:
-        model.train(was_training)
+        for part, mode in modes:
+            part.training = mode
 
 
 def _default_prior(latent: Any) -> nn.Module:
