@@ -282,6 +282,40 @@ class TestMetrics:
         assert found["mse"] == history.validation["mse"][-1] == pytest.approx(mse, rel=1e-5)
         assert found["psnr"] == pytest.approx(-10 * math.log10(mse), rel=1e-5)
 
+    def test_each_number_has_a_name(self, refuses) -> None:
+        several = torchmetrics.MetricCollection(
+            {"mse": torchmetrics.MeanSquaredError(), "mae": torchmetrics.MeanAbsoluteError()}
+        )
+
+        class Pair(torchmetrics.MeanSquaredError):
+            def compute(self):
+                return super().compute(), torch.zeros(())
+
+        given = {"of": several, "pair": Pair(), "alone": torchmetrics.MeanSquaredError()}
+        found = run(validation=DATA, metrics=given).validation
+        assert list(found)[3:] == ["of_mae", "of_mse", "pair_0", "pair_1", "alone"]
+        assert found["of_mse"] == found["alone"] == found["pair_0"] != found["of_mae"]
+
+        class Rows(Pair):
+            def compute(self):
+                return torch.zeros(3)
+
+        words = "metrics: expected one that computes a number", "('rows')", "Tensor[3]"
+        refuses(TypeError, lambda: run(validation=DATA, metrics={"rows": Rows()}), *words)
+
+    def test_they_wait_for_no_other_process(self) -> None:
+        class Asked(torchmetrics.MeanSquaredError):
+            def compute(self):
+                assert not self.distributed_available_fn()
+                return super().compute()
+
+        metric = Asked()
+        run(
+            validation=DATA,
+            metrics={"mse": metric, "again": torchmetrics.MetricCollection(Asked())},
+        )
+        assert metric.distributed_available_fn is before
+
     def test_of_several_draws_the_mean_is_measured(self) -> None:
         objective = vk.objectives.ImportanceWeighted()
         metrics = {"mse": torchmetrics.MeanSquaredError()}

@@ -71,6 +71,7 @@ def evaluate(
         evaluating(objective),
         torch.set_grad_enabled(graph),
         dataset_size(objective, datasets.size(data)),
+        _by_themselves(metrics),
     ):
         for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
             batch = datasets.unpack(raw, pairs=pairs)
@@ -82,9 +83,12 @@ def evaluate(
             for metric in metrics.values():
                 x_hat = out.x_hat if samples is None else out.x_hat.mean(0)
                 metric.update(x_hat.detach(), batch.target.to(device))
-    if not sums.count:
-        raise ValueError(_checks.expected("data", "at least one batch", "none"))
-    return sums.means() | {name: float(metric.compute()) for name, metric in metrics.items()}
+        if not sums.count:
+            raise ValueError(_checks.expected("data", "at least one batch", "none"))
+        found = sums.means()
+        for name, metric in metrics.items():
+            found |= _named(name, metric.compute())
+    return found
 
 
 def _as_metrics(
@@ -104,6 +108,48 @@ def _as_metrics(
         if isinstance(metric, nn.Module):
             metric.to(device)
     return given
+
+
+@contextmanager
+def _by_themselves(metrics: Mapping[str, Any]) -> Iterator[None]:
+    """Keep metrics of torchmetrics from waiting for other processes, which may not measure."""
+    tell = "distributed_available_fn"  # by which they ask whether there are others
+    modules = [metric for metric in metrics.values() if isinstance(metric, nn.Module)]
+    parts = [part for each in modules for part in each.modules() if hasattr(part, tell)]
+    before = [getattr(part, tell) for part in parts]
+    try:
+        for part in parts:
+            setattr(part, tell, lambda: False)
+        yield
+    finally:
+        for part, asked in zip(parts, before, strict=True):
+            setattr(part, tell, asked)
+
+
+def _named(name: str, value: Any) -> dict[str, float]:
+    """Name each number that a metric computes: one alone as the metric, several by what they are.
+
+    Raises:
+        TypeError: If there is something else than numbers.
+    """
+    if isinstance(value, Mapping):
+        return {
+            f"{name}_{key}": number for key, part in value.items() for number in _one(name, part)
+        }
+    if isinstance(value, tuple | list):
+        return {
+            f"{name}_{i}": number for i, part in enumerate(value) for number in _one(name, part)
+        }
+    return dict(zip([name], _one(name, value), strict=True))
+
+
+def _one(name: str, value: Any) -> list[float]:
+    try:
+        return [float(value)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"one that computes a number, or several that have names ({name!r})"
+        got = f"{type(value).__name__}{list(getattr(value, 'shape', []))}"
+        raise TypeError(_checks.expected("metrics", what, got)) from error
 
 
 @contextmanager
