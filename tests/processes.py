@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torchmetrics
 from torch.utils.data import DataLoader
 
 import vaekit as vk
@@ -135,9 +136,11 @@ def trained(name: str, accumulate: int = 1, source=None, **options):
 def sharing(folder: Path) -> dict[str, object]:
     """Train a model whose noise is drawn: cut off, gone on with, and left alone."""
 
-    def plain(steps: int, **options):
+    def plain(steps: int, last=None, **options):
         torch.manual_seed(rank)  # what a process begins with is the first one's
         net = torch.nn.Sequential(torch.nn.Linear(PIXELS, 6), torch.nn.BatchNorm1d(6))
+        if last is not None:
+            net.append(last)
         latent = vk.GaussianLatent(DIM)
         likelihood = vk.likelihoods.Gaussian(PIXELS)
         decoder = vk.Decoder(vk.networks.mlp(DIM, [16], PIXELS), likelihood)
@@ -171,6 +174,20 @@ def sharing(folder: Path) -> dict[str, object]:
     def complain(state) -> None:
         raise Own("the callback's own")
 
+    class Sometimes(torch.nn.Module):
+        """Has a layer that the first process alone goes through."""
+
+        def __init__(self):
+            super().__init__()
+            self.own, self.all = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.all(self.own(x) if rank == 0 else x)
+
+    def hold(state) -> None:
+        state.optimizer.param_groups[0]["lr"] = 0.5
+        next(state.model.decoder.parameters()).requires_grad_(False)
+
     rank, asked, pressed = torch.distributed.get_rank(), [], []
     statistic = vk.objectives.MMD()
     whole, alone = plain(9)
@@ -179,6 +196,8 @@ def sharing(folder: Path) -> dict[str, object]:
     stopped, _ = plain(9, validate_every=1, callbacks=[ask])
     cut, _ = plain(9, corruption=press)
     _, averaged = plain(3, ema=0.5)
+    measured, held = plain(6, callbacks=[hold], metrics={"mse": torchmetrics.MeanSquaredError()})
+    _, partly = plain(3, last=Sometimes())
     statistic = vk.objectives.LatentL2()  # which draws nothing in common
     plain(9)
     noise = torch.get_rng_state()
@@ -192,6 +211,9 @@ def sharing(folder: Path) -> dict[str, object]:
         "alone": alone,
         "resumed": weights,
         "averaged": averaged,
+        "held": held,
+        "partly": partly,
+        "metrics": measured.validation["mse"],
         "validation": (whole.validation, resumed.validation),
         "noise": noise,
         "asked": asked,
@@ -205,6 +227,7 @@ def sharing(folder: Path) -> dict[str, object]:
     holed[7, 3] = torch.nan
     failing = [{"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}]
     failing += [{"data": [holed]}, {"log_with": "paper"}]
+    failing += [{"data": [values()[:8, :PIXELS].float()] * (2 if rank else 3)}]
     for options in failing:
         given = {"data": values()[:, :PIXELS].float()} | options
         latent = vk.GaussianLatent(DIM)

@@ -63,9 +63,10 @@ class TestSharing:
     def test_all_end_alike(self, ranks) -> None:
         first, *others = (rank["sharing"] for rank in ranks)
         for other in others:
-            for name in ("alone", "averaged"):
+            for name in ("alone", "averaged", "held", "partly"):
                 torch.testing.assert_close(other[name], first[name], rtol=0, atol=0)
-            assert other["validation"] == first["validation"]
+            for name in ("validation", "metrics"):
+                assert other[name] == first[name]
 
     def test_noise_is_each_ones_own(self, ranks) -> None:
         states = [rank["sharing"]["noise"] for rank in ranks]
@@ -97,7 +98,9 @@ class TestSharing:
     def test_errors_are_everyones(self, ranks) -> None:
         what = "data: expected the same batches in every process"
         for rank in ranks:
-            callback, batches, loader, holed, tracker = rank["sharing"]["errors"]
+            callback, batches, loader, holed, tracker, fewer = rank["sharing"]["errors"]
+            assert fewer.startswith("data: expected batches of one size in every process")
+            assert "one of 0 and one of 8" in fewer
             assert callback.endswith("the callback's own")
             assert "NaN" in holed
             assert tracker.startswith("log_with: expected one of")

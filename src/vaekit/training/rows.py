@@ -95,6 +95,7 @@ class Rows:
             history.stopped = "callback"
         elif self._out_of_patience():
             history.stopped = "early"
+        self._set_alike()
         self.trained.train()
         return history.stopped != "finished"
 
@@ -121,6 +122,19 @@ class Rows:
             found = self.world.together(ask, self.device)
             return self.world.agreed(lambda: found)
         return self.world.agreed(ask)
+
+    def _set_alike(self) -> None:
+        """Give all processes what the callbacks of the first have set: rates, and what is held."""
+        if self.world.size == 1 or self.spread:  # where they are called in each
+            return
+        groups, parameters = self.optimizer.param_groups, [*self.trained.parameters()]
+        own = [{key: group[key] for key in group if key != "params"} for group in groups]
+        said = own, [parameter.requires_grad for parameter in parameters]
+        settings, learned = self.world.agreed(lambda: said)
+        for group, values in zip(groups, settings, strict=True):
+            group.update(values)
+        for parameter, learns in zip(parameters, learned, strict=True):
+            parameter.requires_grad_(learns)
 
     def _out_of_patience(self) -> bool:
         rows, best = len(self.history), self.history.best or 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -127,15 +127,17 @@ class World:
     ) -> list[float]:
         """Put the means over the processes in the place of gradients, and return those of numbers.
 
-        All at once, for an exchange takes long, however small it is.
+        All at once, for an exchange takes long, however small it is. A parameter that one process
+        used has a gradient in all of them, so that they stay alike.
         """
         if self.size == 1:
             return [*numbers]
         held = [each.grad for each in trained]
+        said = [*numbers, *(float(grad is not None) for grad in held)]
         dtype = reduce(torch.promote_types, {each.dtype for each in trained}, torch.float32)
         flat = torch.cat(
             [
-                torch.tensor(numbers, dtype=torch.float64).to(device, dtype),
+                torch.tensor(said, dtype=torch.float64).to(device, dtype),
                 *(  # none where a process has failed
                     each.new_zeros(each.numel()) if grad is None else grad.flatten()
                     for each, grad in zip(trained, held, strict=True)
@@ -144,12 +146,15 @@ class World:
         )
         distributed.all_reduce(flat)
         flat /= self.size
-        means, *others = flat.split([len(numbers), *(each.numel() for each in trained)])
-        for grad, mean in zip(held, others, strict=True):
+        means, *others = flat.split([len(said), *(each.numel() for each in trained)])
+        settled: list[float] = means.tolist()
+        used = settled[len(numbers) :]
+        for each, grad, mean, share in zip(trained, held, others, used, strict=True):
             if grad is not None:
                 grad.copy_(mean.view(grad.shape))
-        settled: list[float] = means.tolist()
-        return settled
+            elif share:
+                each.grad = mean.view(each.shape).to(each.dtype)
+        return settled[: len(numbers)]
 
     def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the rows of all processes, without their gradients, where each has so many."""
@@ -161,6 +166,12 @@ class World:
         found = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(found, padded)
         return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
+
+    def extremes(self, number: int) -> tuple[int, int]:
+        """Return the least and the greatest of a number over the processes."""
+        given = torch.tensor([-number, number])
+        distributed.all_reduce(given, distributed.ReduceOp.MAX, group=_patient())
+        return -int(given[0]), int(given[1])
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Tell whether it holds in one of the processes."""
@@ -247,8 +258,8 @@ class _Shares:
             for raw in self.source:
                 yield Share(datasets.unpack(raw, pairs=self._pairs), self._wholes.popleft())
             return
-        for index, raw in enumerate(self._loader):
-            batch = datasets.unpack(raw, pairs=self._pairs)
+        batches = iter(self._loader)
+        for index, batch in enumerate(iter(partial(self._next, batches), None)):
             if index == 0:
                 held = batch.x.detach().cpu().contiguous().view(torch.uint8)
                 self._agree(hashlib.sha256(held.numpy().tobytes()).hexdigest())
@@ -257,6 +268,24 @@ class _Shares:
             target = x if batch.target is batch.x else batch.target[part]
             y = None if batch.y is None else batch.y[part]
             yield Share(datasets.Batch(x, target, y), len(batch.x))
+
+    def _next(self, batches: Iterator[Any]) -> datasets.Batch | None:
+        """Take the next batch where all the others have one as large; None where all have none."""
+        batch, failure, size = None, None, 0
+        try:
+            raw = next(batches, None)
+            if raw is not None:
+                batch = datasets.unpack(raw, pairs=self._pairs)
+                size = len(batch.x)
+        except Exception as error:
+            failure, size = error, -1
+        least, most = self._world.extremes(size)
+        if least < 0:
+            self._world.fail(failure)
+        if least < most:
+            what = "batches of one size in every process, and as many, of which each takes its part"
+            raise ValueError(_checks.expected("data", what, f"one of {least} and one of {most}"))
+        return batch
 
     def _reading_part(
         self, loader: DataLoader[Any], batches: Iterable[list[int]]
