@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -439,6 +440,8 @@ class TestWhatReviewFound:
         refuses(TypeError, lambda: run(objective=vk.KL), "objective", "Reconstruction()")
         refuses(TypeError, lambda: fit(torch.nn.Linear(2, 2), elbo(), DATA, epochs=1), "model")
         refuses(TypeError, lambda: run(optimizer="adam"), "optimizer", "adam")
+        both = {"optimizer": torch.optim.Adam, "learning_rate": 1e-3}
+        refuses(ValueError, lambda: run(**both), "learning_rate: expected None beside an optimizer")
         refuses(ValueError, lambda: run(epochs=0), "epochs", "got 0")
         foreign = StepLR(torch.optim.Adam(tiny().parameters()), 3)
         refuses(ValueError, lambda: run(scheduler=foreign), "scheduler", "another")
@@ -456,6 +459,38 @@ class TestLittleThings:
         assert (again.step, again.term, again.batch_index) == (3, "kl", 1)
         assert str(again) == str(error)
         assert again.history == error.history
+
+    def test_it_says_what_became_of_the_weights(self) -> None:
+        error = NonFiniteLossError(3, "net.weight", 1, "net.weight: it.", weights=True)
+        assert "a gradient was infinite or NaN" in str(error)
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+    def test_layers_that_are_held_stay_so(self) -> None:
+        model = tiny()
+        model.train()
+        model.encoder.eval()
+        evaluate(model, elbo(), DATA)
+        assert model.training
+        assert model.decoder.training
+        assert not any(part.training for part in model.encoder.modules())
+
+    @pytest.mark.parametrize(
+        ("variable", "asked", "name"),
+        [
+            ("ACCELERATE_MIXED_PRECISION", "bf16", "precision"),
+            ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "accumulate"),
+            ("ACCELERATE_USE_FSDP", "true", "shard"),
+        ],
+    )
+    def test_what_a_launcher_was_asked_for(self, variable, asked, name, monkeypatch) -> None:
+        monkeypatch.setenv(variable, asked)
+        with pytest.warns(UserWarning, match=rf"{name}: .*{asked}.*give it {name}="):
+            run(steps=1, epochs=None)
+        monkeypatch.setenv(variable, "no" if name == "precision" else "1")
+        if name != "shard":
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                run(steps=1, epochs=None)
 
     def test_a_precision_chosen_later_stays_open(self) -> None:
         script = (

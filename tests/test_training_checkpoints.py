@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from killed_runs import Kill
 from models import elbo, tiny
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
@@ -18,7 +19,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vaekit as vk
 from vaekit import storage
-from vaekit.training import Checkpoints, DamagedFileError, History, fit, load_checkpoint
+from vaekit.training import (
+    Checkpoints,
+    DamagedFileError,
+    History,
+    NonFiniteLossError,
+    fit,
+    load_checkpoint,
+)
 
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 
@@ -437,15 +445,27 @@ class TestRefusals:
             ("clip_grad_norm", {"clip_grad_norm": 1.0}),
             ("learning_rate", {"learning_rate": 0.1}),
             ("optimizer", {"optimizer": torch.optim.AdamW}),
+            ("optimizer", {"optimizer": lambda parameters: torch.optim.Adam(parameters, 1e-6)}),
+            ("pairs", {"pairs": False}),
+            ("corruption", {"corruption": torch.zeros_like}),
+            ("model", {"model": tiny().double()}),
             ("scheduler", {"scheduler": lambda optimizer: StepLR(optimizer, 3)}),
         ],
     )
     def test_another_run(self, tmp_path: Path, name: str, options, refuses) -> None:
         run(tmp_path, 5)
-        model = tiny()
+        options = {"model": tiny()} | options
+        before = copy.deepcopy(options["model"])
         words = f"{name}: expected", "as in the checkpoint"
-        refuses(ValueError, lambda: run(tmp_path, model=model, resume=True, **options), *words)
-        assert alike(model, tiny())
+        refuses(ValueError, lambda: run(tmp_path, resume=True, **options), *words)
+        assert alike(options["model"], before)
+
+    def test_another_metric(self, tmp_path: Path, refuses) -> None:
+        given = {"validation": DATA, "metrics": {"mse": torchmetrics.MeanSquaredError()}}
+        run(tmp_path, 5, **given)
+        given["metrics"] = {"mae": torchmetrics.MeanAbsoluteError()}
+        words = "metrics: expected 'mse', as in the checkpoint"
+        refuses(ValueError, lambda: run(tmp_path, resume=True, **given), words)
 
     def test_another_model_or_optimizer(self, tmp_path: Path, refuses) -> None:
         run(tmp_path, 5)
@@ -464,6 +484,38 @@ class TestRefusals:
         words = "objective: expected", "100 * KL()"
         refuses(ValueError, lambda: fit(model, objective, DATA, **options), *words)
         assert alike(model, tiny())
+
+    def test_weights_that_a_step_has_spoilt(self, tmp_path: Path) -> None:
+        class Spoils(vk.objectives.Term):
+            """Has a gradient that is NaN, of a value that is zero, from the sixth step on."""
+
+            calls = 0
+
+            def forward(self, out, x):
+                self.calls += 1
+                return (0 * out.z.square()).sum(1).add(self.calls < 6).sqrt()
+
+        options, why = {"seed": 0, "progress": False}, "a gradient was infinite or NaN"
+        for rows in (1, 4):
+            folder = Checkpoints(tmp_path / str(rows), every=1)
+            with pytest.raises(NonFiniteLossError, match=why) as caught:
+                fit(
+                    tiny(),
+                    elbo() + Spoils(),
+                    DATA,
+                    steps=14,
+                    validate_every=rows,
+                    checkpoint=folder,
+                    **options,
+                )
+            assert caught.value.term.startswith(("encoder", "decoder"))
+            assert caught.value.step == 5
+            model = tiny()
+            load_checkpoint(model, folder.folder)
+            assert files(folder.folder) == [4, 5]
+            assert all(parameter.isfinite().all() for parameter in model.parameters())
+        with pytest.raises(NonFiniteLossError, match=why):
+            fit(tiny(), elbo() + Spoils(), DATA, steps=6, **options)
 
     def test_other_versions_are_warned_of(self, tmp_path: Path, monkeypatch) -> None:
         run(tmp_path, 5)

@@ -4,6 +4,7 @@ import copy
 import math
 import platform
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,9 @@ Stopped = Literal["finished", "interrupted", "early", "callback"]
 class NonFiniteLossError(ArithmeticError, ValueError):
     """The loss, or what it is made of, became infinite or NaN.
 
-    The model's parameters are as they were before that step.
+    The model's parameters are as they were before that step, unless it is one of them that is not
+    finite: then a gradient was not, though the loss was, and that step or one before it took it.
+    Such parameters are neither measured nor written to a checkpoint.
 
     Attributes:
         step: The step, counted from 0.
@@ -33,18 +36,26 @@ class NonFiniteLossError(ArithmeticError, ValueError):
 
     history: "History"
 
-    def __init__(self, step: int, term: str, batch_index: int, what: str) -> None:
-        super().__init__(
-            f"{what} This was at step {step}, the batch of index {batch_index} in its epoch; the "
-            "model's parameters are as they were before it. Where the data are sound, a lower "
-            "learning rate or clip_grad_norm= often helps."
+    def __init__(
+        self, step: int, term: str, batch_index: int, what: str, *, weights: bool = False
+    ) -> None:
+        after = (
+            "a gradient was infinite or NaN though the loss was not, in this step or one before "
+            "it; a checkpoint, where there is one, is from before. Look for a square root, a "
+            "logarithm or a division at zero."
+            if weights
+            else "the model's parameters are as they were before it. Where the data are sound, a "
+            "lower learning rate or clip_grad_norm= often helps."
         )
+        where = f"This was at step {step}, the batch of index {batch_index} in its epoch; "
+        super().__init__(f"{what} {where}{after}")
         self.step, self.term, self.batch_index = step, term, batch_index
-        self._what = what
+        self._what, self._weights = what, weights
 
     def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(type(self), weights=self._weights)
         made_of = (self.step, self.term, self.batch_index, self._what)
-        return type(self), made_of, {"history": getattr(self, "history", None)}
+        return make, made_of, {"history": getattr(self, "history", None)}
 
 
 @dataclass

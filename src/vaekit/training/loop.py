@@ -1,6 +1,7 @@
 """The training loop, on accelerate."""
 
 import math
+import os
 import re
 import signal
 import threading
@@ -57,7 +58,7 @@ def fit(
     validation: Any = None,
     validate_every: int | None = None,
     optimizer: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     scheduler: LRScheduler | ReduceLROnPlateau | Callable[[Optimizer], Any] | None = None,
     clip_grad_norm: float | None = None,
     accumulate: int = 1,
@@ -109,7 +110,7 @@ def fit(
         validate_every: How many steps make a row of the history; an epoch if None.
         optimizer: One over the parameters of ``model`` and ``objective``, or a function that makes
             one of them. If None, Adam with ``learning_rate``, fused where that exists.
-        learning_rate: Of that Adam.
+        learning_rate: Of that Adam, 1e-3 if None; an optimiser that is given has its own.
         scheduler: A learning-rate scheduler, or a function that makes one of the optimiser. It
             advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
             (the training loss without validation).
@@ -201,6 +202,7 @@ def fit(
     objective = check_parts(model, objective)
     home = named_device("shard", shard) if isinstance(shard, str) else device_of(model)
     world = World.joined(home)
+    _say_ignored(precision, accumulate, shard)
     spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
     if spread:
         _check_spread(optimizer, ema, precision, channels_last, compile)
@@ -226,7 +228,10 @@ def fit(
         _checks.require(0 < ema < 1, "ema", "a decay between 0 and 1, such as 0.999", ema)
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
-    _checks.number("learning_rate", learning_rate, above=0)
+    if learning_rate is not None:
+        _checks.number("learning_rate", learning_rate, above=0)
+        what = "None beside an optimizer, which has a rate of its own"
+        _checks.require(optimizer is None, "learning_rate", what, learning_rate)
     checkpoints = _as_checkpoints(checkpoint, resume)
     order = None
     if seed is not None or world.size > 1:
@@ -255,7 +260,7 @@ def fit(
         model.to(memory_format=torch.channels_last)
     inner = _Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
-    optimizer = _make_optimizer(optimizer, parameters, learning_rate)
+    optimizer = _make_optimizer(optimizer, parameters, learning_rate or 1e-3)
     if spread:
         sharding.apart(optimizer)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
@@ -330,7 +335,11 @@ def fit(
         "shard": spread,
         "processes": world.size,
         "learning_rate": learning_rate,
-        "optimizer": type(optimizer).__name__,
+        "pairs": pairs,
+        "corruption": corruption is not None,
+        "metrics": ", ".join(metrics or ()),
+        "model": f"one of {str(dtype).removeprefix('torch.')}",
+        "optimizer": _worded(optimizer),
         "scheduler": None if scheduler is None else type(scheduler).__name__,
     }
     shares = world.share(loader, pairs, 0 if order is None else order.initial_seed())
@@ -354,6 +363,26 @@ def fit(
 
     def ends() -> bool:
         return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
+
+    def look() -> None:
+        for name, parameter in model.named_parameters():
+            try:
+                _checks.finite(name, sharding.piece_of(parameter))
+            except _checks.NotFiniteError as error:
+                found = str(error)
+                raise NonFiniteLossError(
+                    step - 1, name, batch_index, found, weights=True
+                ) from error
+
+    def close(part: float) -> bool:
+        """End the row, unless a step has spoilt the weights; tell whether training is to stop."""
+        world.together(look, device)
+        return rows.close(step, epoch, part)
+
+    def write(at: Position) -> None:
+        """Write a checkpoint, unless a step has spoilt the weights."""
+        world.together(look, device)
+        writer.write(at)
 
     done, failed = ends() or history.stopped == "early", True
 
@@ -389,7 +418,10 @@ def fit(
                     except _checks.NotFiniteError as error:
                         what = str(error)
                         name = what.split(":")[0]
-                        raise NonFiniteLossError(step, name, batch_index, what) from error
+                        spoilt = name in dict(model.named_parameters())
+                        raise NonFiniteLossError(
+                            step, name, batch_index, what, weights=spoilt
+                        ) from error
                     if scaler is not None:
                         scaler.unscale_(optimizer)
                     if clip_grad_norm is not None:
@@ -414,16 +446,16 @@ def fit(
                     bar.update(names, numbers)
                     done, ended = steps is not None and step >= steps, False
                     if validate_every is not None and step % validate_every == 0:
-                        done = rows.close(step, epoch, _part(batch_index, loader)) or done
+                        done = close(_part(batch_index, loader)) or done
                         ended = True
                     if asked or (world.size == 1 and interrupted()):
                         # As the run now is, for the row that is closed would not have been.
-                        writer.write(Position(step, epoch - 1, batch_index + 1))
+                        write(Position(step, epoch - 1, batch_index + 1))
                         history.stopped, done = "interrupted", True
                     if done:
                         break
                     if ended or writer.due(step):
-                        writer.write(Position(step, epoch - 1, batch_index + 1))
+                        write(Position(step, epoch - 1, batch_index + 1))
                 if batch_index < 0:
                     _say_empty(epoch)
                     break
@@ -432,11 +464,11 @@ def fit(
                 done = done or ends()
                 if done or validate_every is None:
                     cut_off = history.stopped == "interrupted"
-                    done = rows.close(step, epoch, part) or done
+                    done = close(part) or done
                     if cut_off:
                         history.stopped = "interrupted"
                     else:
-                        writer.write(at)
+                        write(at)
         failed = False
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
@@ -527,6 +559,23 @@ def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
         raise ValueError(_checks.expected("data", what, type(data).__name__, hint))
 
 
+def _say_ignored(precision: Any, accumulate: int, shard: Any) -> None:
+    """Warn where ``accelerate launch`` was asked for what `fit` is to be asked for."""
+    asked = {
+        "precision": (precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), "no"),
+        "accumulate": (
+            accumulate > 1,
+            os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+            "1",
+        ),
+        "shard": (shard, os.environ.get("ACCELERATE_USE_FSDP", "false").lower(), "false"),
+    }
+    for name, (given, launched, plain) in asked.items():
+        if launched != plain and not given:
+            what = f"{name}: accelerate launch was asked for it ({launched}), and fit does not look"
+            warnings.warn(f"{what} there; give it {name}=.", stacklevel=3)
+
+
 def _check_spread(
     optimizer: Any, ema: float | None, precision: Any, channels_last: bool, compile: bool
 ) -> None:
@@ -582,6 +631,13 @@ def _make_optimizer(
         return torch.optim.Adam(parameters, learning_rate, fused=True)
     except RuntimeError:  # no fused kernel for this device or dtype
         return torch.optim.Adam(parameters, learning_rate)
+
+
+def _worded(optimizer: Optimizer) -> str:
+    """Say what an optimiser was made with, but for how its arithmetic is done."""
+    how = ("foreach", "fused", "capturable", "differentiable")
+    given = [f"{name}={each}" for name, each in optimizer.defaults.items() if name not in how]
+    return f"{type(optimizer).__name__}({', '.join(given)})"
 
 
 class _Inner:
