@@ -105,6 +105,75 @@ def test_a_run_goes_on(tmp_path: Path, capsys) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--learning-rate", "0.1"], "--learning-rate: expected 0.001, as the run was begun with"),
+        (["--batch-size", "7"], "--batch-size: expected 128"),
+        (["--set", "beta=3"], "--set: expected {}, as"),
+        (["mnist"], "data: expected digits, as the run was begun with"),
+        (["--compile"], "--compile: expected False"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(run: Path, words, said: str, capsys) -> None:
+    command = "train", *words, "--out", str(run), "--resume", "--steps", "12", "--quiet"
+    assert said in fails(capsys, *command)
+
+
+def test_a_run_goes_on_as_it_was_begun_if_that_is_said(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert main(["train", "digits", "--out", out, *SMALL]) == 0
+    again = ["digits", "--batch-size", "128", "--hidden", "16", "--epochs", "1", "--device", "cpu"]
+    assert main(["train", *again, "--out", out, "--resume", "--quiet"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["epochs"], config["steps"]) == (1, None)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_history(tmp_path: Path, monkeypatch, capsys) -> None:
+    values = vk.KL.forward
+    calls: list[int] = []
+
+    def spoil(self, out, x):
+        calls.append(0)
+        return values(self, out, x) * (float("nan") if len(calls) > 18 else 1)
+
+    monkeypatch.setattr(vk.KL, "forward", spoil)
+    out = tmp_path / "run"
+    command = "train", "digits", "--out", str(out), "--epochs", "3", "--hidden", "8", "--quiet"
+    assert "kl: expected a finite value" in fails(capsys, *command)
+    assert len(json.loads((out / "history.json").read_text())["step"]) == 1
+
+
+def test_data_that_have_changed(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", TABLE)
+    assert main(["train", "x.npy", "--out", "run", *SMALL]) == 0
+    run = str(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["evaluate", run, "--samples", "4"]) == 0
+    np.save(tmp_path / "x.npy", TABLE[:-1])
+    capsys.readouterr()
+    said = "data: expected the 40 elements that the run was begun with, got 39"
+    assert said in fails(capsys, "evaluate", run)
+    assert said in fails(capsys, "train", "--out", run, "--resume", "--steps", "9")
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.npz", b"PK\x03\x04no"), ("x.npy", b"")])
+def test_a_damaged_file_of_numbers(tmp_path: Path, name: str, content: bytes, capsys) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = fails(capsys, "train", str(tmp_path / name), "--out", str(tmp_path / "run"))
+    assert f"data: expected a whole file of numbers, got {name}" in said
+
+
+@pytest.mark.parametrize("words", [["digits"], ["--resume"]])
+def test_a_folder_of_something_else(tmp_path: Path, words: list[str], capsys) -> None:
+    (tmp_path / "config.json").write_text('{"of": "another program"}')
+    said = fails(capsys, "train", *words, "--out", str(tmp_path), *SMALL[:4])
+    assert "config.json, of something else" in said
+    assert "another program" in (tmp_path / "config.json").read_text()
+
+
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatch) -> None:
     out, values = tmp_path / "run", vk.Reconstruction.forward
 
@@ -166,12 +235,18 @@ def test_a_file_of_numbers(tmp_path: Path, kind: str, capsys) -> None:
         ("sigma_vae", []),
         ("ladder_vae", ["--set", "latent_dims=[4,2]", "--set", "hidden=[16,8]"]),
         ("autoencoder", []),
+        ("vq_vae", []),
+        ("wae", []),
     ],
 )
-def test_recipes(tmp_path: Path, recipe: str, options: list[str]) -> None:
+def test_recipes(tmp_path: Path, recipe: str, options: list[str], capsys) -> None:
     out = tmp_path / "run"
     assert main(["train", "digits", "--recipe", recipe, "--out", str(out), *SMALL, *options]) == 0
     assert isinstance(vk.VAE.from_pretrained(out / "model"), vk.VAE)
+    assert main(["evaluate", str(out), "--samples", "4"]) == 0
+    found = json.loads((out / "evaluation.json").read_text())
+    assert {"reconstruction", "elements"} <= found.keys()
+    assert ("nll" in found) != ("no likelihood: " in capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, storage
 from vaekit._version import __version__
-from vaekit.training import Checkpoints, History, fit, fork_seed
+from vaekit.objectives import Reconstruction
+from vaekit.training import Checkpoints, History, evaluate, fit, fork_seed
 from vaekit.training.measures import named_device
 from vaekit.vae import VAE
 
@@ -42,7 +44,32 @@ _RECIPES = [
     if inspect.isfunction(getattr(recipes, name))
     and name not in (*_NOT_HERE, "convolutions", "perceptrons")
 ]
+_ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, torch.OutOfMemoryError)
 _FAILED, _INTERRUPTED = 1, 130  # as a shell says of Ctrl-C
+#: What a run is, where nothing else is asked for.
+_DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "binarize": "none",
+    "size": None,
+    "channels": 3,
+    "test_share": 0.1,
+    "recipe": "vae",
+    "latent_dim": 16,
+    "likelihood": None,
+    "network": "mlp",
+    "hidden": [400],
+    "filters": [32, 64],
+    "set": {},
+    "epochs": None,
+    "steps": None,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "samples": None,
+    "seed": 0,
+    "device": "cpu",
+    "compile": False,
+}
+_FREE = ("epochs", "steps", "device")  # where a run goes on
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         return code
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+    except _ERRORS as error:
         print(f"vaekit {args.command}: {error}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:
@@ -70,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained model on its test data")
-    evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("--samples", type=int, default=100, help="draws per element (100)")
+    measure = commands.add_parser("evaluate", help="measure a trained model on its test data")
+    measure.set_defaults(run=_evaluate)
+    measure.add_argument("--samples", type=int, default=100, help="draws per element (100)")
     sample = commands.add_parser("sample", help="generate from a trained model")
     sample.set_defaults(run=_sample)
     sample.add_argument("--number", type=int, default=64, help="how many (64)")
@@ -81,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a page of all that applies to a model")
     report.set_defaults(run=_report)
     report.add_argument("--out", type=Path, help="an .html (RUN/report.html)")
-    for command in (evaluate, sample, report):
+    for command in (measure, sample, report):
         command.add_argument("folder", metavar="RUN", type=Path, help="the folder of a run")
         command.add_argument("--seed", type=int, default=0, help="of all draws (0)")
         command.add_argument("--device", default="cpu", help="cpu, cuda, mps (cpu)")
@@ -95,40 +122,41 @@ def _add_train(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a model on data, and write a run's folder.",
         epilog="recipes: " + ", ".join(_RECIPES),
+        argument_default=argparse.SUPPRESS,  # what is not asked for is not there
     )
     train.set_defaults(run=_train)
     data = train.add_argument_group("data")
     add = data.add_argument
     what = f"{', '.join(_NAMED)}; a folder of images; a .npy, .npz or .csv file of numbers"
     add("data", nargs="?", help=what)
-    add("--binarize", choices=("none", "threshold", "dynamic", "static"), default="none")
+    add("--binarize", choices=("none", "threshold", "dynamic", "static"), help="(none)")
     add("--size", type=int, help="the side that a folder's images are brought to")
-    add("--channels", type=int, default=3, help="of a folder's images, 1 or 3 (3)")
-    add("--test-share", type=float, default=0.1, help="held out of a folder or a file (0.1)")
+    add("--channels", type=int, help="of a folder's images, 1 or 3 (3)")
+    add("--test-share", type=float, help="held out of a folder or a file (0.1)")
     model = train.add_argument_group("model")
     add = model.add_argument
-    add("--recipe", choices=_RECIPES, default="vae", metavar="NAME", help="see below (vae)")
-    add("--latent-dim", type=int, default=16, help="number of latent dimensions (16)")
+    add("--recipe", choices=_RECIPES, metavar="NAME", help="see below (vae)")
+    add("--latent-dim", type=int, help="number of latent dimensions (16)")
     add("--likelihood", choices=_LIKELIHOODS, help="bernoulli for binarised data, else gaussian")
-    add("--network", choices=("mlp", "conv"), default="mlp", help="of images, conv may be better")
-    add("--hidden", type=int, nargs="+", default=[400], help="widths of hidden layers (400)")
-    add("--filters", type=int, nargs="+", default=[32, 64], help="of convolutions (32 64)")
-    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="of the recipe: beta=2")
+    add("--network", choices=("mlp", "conv"), help="of images, conv may be better")
+    add("--hidden", type=int, nargs="+", help="widths of hidden layers (400)")
+    add("--filters", type=int, nargs="+", help="of convolutions (32 64)")
+    add("--set", action="append", metavar="OPTION=VALUE", help="of the recipe: beta=2")
     training = train.add_argument_group("training")
     add = training.add_argument
     add("--epochs", type=int, help="times through the data (20)")
     add("--steps", type=int, help="steps, in place of epochs")
-    add("--batch-size", type=int, default=128)
-    add("--learning-rate", type=float, default=1e-3)
+    add("--batch-size", type=int, help="elements of a batch (128)")
+    add("--learning-rate", type=float, help="of Adam (0.001)")
     add("--samples", type=int, help="draws of z, for recipes that take several")
-    add("--seed", type=int, default=0)
-    add("--device", default="cpu", help="cpu, cuda, mps (cpu)")
-    add("--compile", action="store_true", help="through torch.compile")
+    add("--seed", type=int, help="of all that is random (0)")
+    add("--device", help="cpu, cuda, mps (cpu)")
+    add("--compile", action="store_true", default=argparse.SUPPRESS, help="through torch.compile")
     run = train.add_argument_group("run")
     add = run.add_argument
     add("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    add("--resume", action="store_true", help="go on with RUN, as it was asked for")
-    add("--quiet", action="store_true", help="show no progress bar")
+    add("--resume", action="store_true", default=False, help="go on with RUN, as it was begun")
+    add("--quiet", action="store_true", default=False, help="show no progress bar")
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -139,23 +167,28 @@ def _train(args: argparse.Namespace) -> int:
     device = named_device("--device", config["device"])
     train, test = _data(config)
     model, objective = _model(config, train)
-    _write_json(args.out / "config.json", config)
-    history = fit(
-        model.to(device),
-        objective,
-        train,
-        epochs=config["epochs"],
-        steps=config["steps"],
-        batch_size=config["batch_size"],
-        validation=test,
-        learning_rate=config["learning_rate"],
-        samples=config["samples"],
-        seed=config["seed"],
-        compile=config["compile"],
-        progress=not args.quiet,
-        checkpoint=Checkpoints(args.out / "checkpoints"),
-        resume=args.resume,
-    )
+    _write_json(args.out / "config.json", config | {"elements": len(train) + len(test)})
+    try:
+        history = fit(
+            model.to(device),
+            objective,
+            train,
+            epochs=config["epochs"],
+            steps=config["steps"],
+            batch_size=config["batch_size"],
+            validation=test,
+            learning_rate=config["learning_rate"],
+            samples=config["samples"],
+            seed=config["seed"],
+            compile=config["compile"],
+            progress=not args.quiet,
+            checkpoint=Checkpoints(args.out / "checkpoints"),
+            resume=args.resume,
+        )
+    except BaseException as error:
+        if isinstance(until := getattr(error, "history", None), History):
+            _write_json(args.out / "history.json", until.to_dict())
+        raise
     _write_json(args.out / "history.json", history.to_dict())
     text = f"A {config['recipe']} of {config['data']}, after {history.step[-1]} steps."
     model.save_pretrained(args.out / "model", text=text)
@@ -166,15 +199,21 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     model, test = _trained(args), _test_data(args)
-    bound = metrics.elbo(model, test, seed=args.seed)
-    found: dict[str, Any] = {
-        "elbo": bound.elbo.mean,
-        "reconstruction": bound.reconstruction.mean,
-        "kl": bound.kl.mean,
-    }
-    likelihood = metrics.negative_log_likelihood(model, test, samples=args.samples, seed=args.seed)
-    found |= {"nll": likelihood.nats.mean, "nll_standard_error": likelihood.nats.standard_error}
-    found |= {"samples": args.samples, "elements": len(test)}
+    found: dict[str, Any] = {}
+    try:
+        bound = metrics.elbo(model, test, seed=args.seed)
+        found["elbo"] = bound.elbo.mean
+        found |= {"reconstruction": bound.reconstruction.mean, "kl": bound.kl.mean}
+        likelihood = metrics.negative_log_likelihood(
+            model, test, samples=args.samples, seed=args.seed
+        )
+        found |= {"nll": likelihood.nats.mean, "nll_standard_error": likelihood.nats.standard_error}
+        found["samples"] = args.samples
+    except (ValueError, TypeError, NotImplementedError) as error:  # of a plain autoencoder, say
+        print(f"no likelihood: {error}", file=sys.stderr)
+        found |= evaluate(model, Reconstruction(), test, seed=args.seed)
+        found.pop("loss")
+    found["elements"] = len(test)
     for name, value in found.items():
         print(f"{name:20s}{value:12.4f}" if isinstance(value, float) else f"{name:20s}{value:12d}")
     _write_json(args.folder / "evaluation.json", found)
@@ -212,22 +251,35 @@ def _report(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a run is asked for; of one that goes on, what it was asked for."""
-    length = {"epochs": args.epochs, "steps": args.steps}
+    given = {name: value for name, value in vars(args).items() if name in _DEFAULTS}
+    if "set" in given:
+        given["set"] = _options(given["set"])
+    if "data" in given and given["data"] not in _NAMED:
+        given["data"] = str(Path(given["data"]).resolve())  # wherever it is asked for again
     if args.resume:
-        config = _read_config(args.out)
-        return config | (length if any(length.values()) else {})
-    if args.data is None:
+        return _gone_on_with(_read_config(args.out), given)
+    if "data" not in given:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
     if any((args.out / "checkpoints").glob("step-*")):
         what = "a folder without a run, or --resume"
         raise ValueError(_checks.expected("--out", what, args.out))
-    given = {name: value for name, value in vars(args).items() if name not in _OF_THE_COMMAND}
-    if args.epochs is None and args.steps is None:
+    if (args.out / "config.json").exists():
+        _read_config(args.out)  # which says so where it is of something else
+    if not {"epochs", "steps"} & given.keys():
         given["epochs"] = 20
-    return given | {"set": _options(args.set), "version": __version__}
+    return _DEFAULTS | given | {"version": __version__}
 
 
-_OF_THE_COMMAND = ("command", "run", "out", "resume", "quiet")
+def _gone_on_with(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run was asked for, with what may change where it goes on."""
+    for name, value in given.items():
+        if name not in _FREE and value != config[name]:
+            argument = name if name == "data" else f"--{name.replace('_', '-')}"
+            what = f"{config[name]}, as the run was begun with, or nothing beside --resume"
+            raise ValueError(_checks.expected(argument, what, value))
+    if {"epochs", "steps"} & given.keys():
+        config |= {"epochs": None, "steps": None}
+    return config | given
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -258,6 +310,9 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
     else:
         whole = datasets.from_tensors(_array(path), binarize=binarize)
+    before = config.get("elements", len(whole))
+    what = f"the {before} elements that the run was begun with"
+    _checks.require(len(whole) == before, "data", what, len(whole))
     share = _checks.number("--test-share", config["test_share"], above=0)
     _checks.require(share < 1, "--test-share", "a number in (0, 1)", share)
     held = min(max(1, round(share * len(whole))), len(whole) - 1)
@@ -272,12 +327,17 @@ def _array(path: Path) -> Any:
     if not path.is_file():
         what = f"one of {', '.join(_NAMED)}, a folder or a file"
         raise FileNotFoundError(_checks.expected("data", what, path))
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            name = "x" if "x" in file else next(iter(file))
-            return file[name]
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.suffix == ".npz":
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                name = "x" if "x" in file else next(iter(file))
+                return file[name]
+    except (BadZipFile, EOFError, StopIteration) as error:
+        why = f"{type(error).__name__}: {error}"
+        message = _checks.expected("data", "a whole file of numbers", path.name, why)
+        raise ValueError(message) from error
     if path.suffix == ".csv":
         with path.open(encoding="utf-8") as lines:
             first = lines.readline().split(",")
@@ -328,6 +388,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         what = "the folder of a run, with its config.json"
         raise FileNotFoundError(_checks.expected("RUN", what, folder))
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not config.keys() >= _DEFAULTS.keys():
+        what = "the folder of a run, or one without a config.json"
+        raise ValueError(_checks.expected("RUN", what, f"{path}, of something else"))
     return config
 
 
