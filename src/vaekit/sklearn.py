@@ -12,14 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    OutlierMixin,
-    TransformerMixin,
-)
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from vaekit import _checks, likelihoods, recipes
@@ -29,6 +21,19 @@ from vaekit.training import fit, fork_seed
 from vaekit.training.measures import named_device
 from vaekit.training.randomness import random_states, set_random_states
 from vaekit.vae import VAE, evaluating
+
+try:
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        OutlierMixin,
+        TransformerMixin,
+    )
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    message = f"vaekit.sklearn needs scikit-learn: pip install scikit-learn ({error})."
+    raise ImportError(message) from error
 
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
