@@ -309,11 +309,9 @@ class TestMetrics:
                 assert not self.distributed_available_fn()
                 return super().compute()
 
-        metric = Asked()
-        run(
-            validation=DATA,
-            metrics={"mse": metric, "again": torchmetrics.MetricCollection(Asked())},
-        )
+        metric, several = Asked(), torchmetrics.MetricCollection(Asked())
+        before = metric.distributed_available_fn
+        run(validation=DATA, metrics={"mse": metric, "several": several})
         assert metric.distributed_available_fn is before
 
     def test_of_several_draws_the_mean_is_measured(self) -> None:
