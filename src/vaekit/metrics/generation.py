@@ -232,8 +232,8 @@ def frechet_distance(
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
         >>> found = frechet_distance(x, x + 3)  # equal covariances
-        >>> found.distance, found.mean, found.covariance
-        (9.0, 9.0, 0.0)
+        >>> [f"{each:.3f}" for each in (found.distance, found.mean, found.covariance)]
+        ['9.000', '9.000', '0.000']
 
     References:
         M. Heusel et al., *GANs Trained by a Two Time-Scale Update Rule*, 2017, equation 6; on the
