@@ -227,6 +227,92 @@ def test_a_file_of_numbers(tmp_path: Path, kind: str, capsys) -> None:
     assert (out / "curves.png").exists()
 
 
+FLOWERS = [[length, "short" if length < 5 else "long", 1000 + length] for length in range(40)]
+
+
+def flowers(path: Path) -> str:
+    rows = [["length", "kind", "area"], *FLOWERS]
+    path.write_text("".join(f'{a},"{b}",{c}\n' for a, b, c in rows))
+    return str(path)
+
+
+def test_a_column_of_labels_and_columns_of_other_units(tmp_path: Path, monkeypatch, capsys) -> None:
+    seen: list[vk.datasets.ArrayDataset] = []
+    monkeypatch.setattr(
+        "vaekit.cli.fit",
+        lambda *given, **options: seen.append(given[2]) or vk.fit(*given, **options),
+    )
+    table, out = flowers(tmp_path / "table.csv"), str(tmp_path / "run")
+    command = ["train", table, "--label", "kind", "--standardize", "--out", out]
+    assert main([*command, *SMALL]) == 0
+    (data,) = seen
+    assert data.classes == ("long", "short")
+    x, labels = data[torch.arange(len(data))]
+    assert x.shape == (36, 2)
+    assert torch.allclose(x.mean(0), torch.zeros_like(x[0]), atol=1e-6)
+    assert torch.allclose(x.std(0, correction=0), torch.ones_like(x[0]))
+    assert x[labels == 1, 0].max() < x[labels == 0, 0].min()
+    # What is drawn and measured is in the units of the file.
+    assert main(["sample", out, "--number", "200"]) == 0
+    drawn = np.load(tmp_path / "run" / "samples.npy")
+    assert 900 < np.median(drawn[:, 1]) < 1150
+    assert main(["evaluate", out, "--samples", "10"]) == 0
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    units = json.loads((tmp_path / "run" / "config.json").read_text())["units"]
+    model = vk.VAE.from_pretrained(Path(out) / "model")
+    order = torch.Generator().manual_seed(vk.training.fork_seed(0, "split"))
+    rows = torch.randperm(40, generator=order)[:4]
+    values = np.array([[a, c] for a, _, c in FLOWERS], dtype=float)[rows.numpy()]
+    standard = (values - units["mean"]) / units["scale"]
+    bound = vk.metrics.elbo(model, vk.datasets.from_tensors(standard), seed=0).elbo.mean
+    assert found["elbo"] == pytest.approx(bound - np.log(units["scale"]).sum(), abs=1e-4)
+    assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digits", "--standardize"], "--standardize: expected none but for a file of numbers"),
+        (["digits", "--label", "kind"], "--label: expected none but for a file of numbers"),
+        (["table.csv", "--label", "color"], "--label: expected one of"),
+        (["table.csv"], "could not convert string"),
+    ],
+)
+def test_labels_and_units_that_do_not_fit(
+    words: list[str], said: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    flowers(tmp_path / "table.csv")
+    monkeypatch.chdir(tmp_path)
+    assert said in fails(capsys, "train", *words, "--out", "run", *SMALL)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_labels_of_an_archive(tmp_path: Path) -> None:
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "table.npz", kind=labels, values=TABLE)
+    command = ["train", str(tmp_path / "table.npz"), "--label", "kind"]
+    assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert vk.VAE.from_pretrained(tmp_path / "run" / "model").sample(2).shape == (2, 3)
+
+
+def test_options_reach_training(tmp_path: Path, monkeypatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(
+        "vaekit.cli.fit", lambda *data, **options: given.update(options) or vk.fit(*data, **options)
+    )
+    words = "--validate-every 2 --patience 5 --clip-grad-norm 3.5 --accumulate 2 --ema 0.9"
+    more = "--precision bf16 --checkpoint-every 1 --log-with tensorboard"
+    command = ["train", "digits", *words.split(), *more.split(), "--out", str(tmp_path / "run")]
+    pytest.importorskip("tensorboard")
+    assert main([*command, *SMALL]) == 0
+    expected = {"validate_every": 2, "patience": 5, "clip_grad_norm": 3.5, "accumulate": 2}
+    expected |= {"ema": 0.9, "precision": "bf16", "log_with": "tensorboard"}
+    assert {name: given[name] for name in expected} == expected
+    assert list((tmp_path / "run" / "logs").rglob("events.*"))
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history["step"] == [2, 4, 6]
+
+
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [

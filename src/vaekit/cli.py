@@ -5,10 +5,13 @@ and ``model``, as `vaekit.pretrained.Pretrained.save_pretrained` writes it.
 """
 
 import argparse
+import csv
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -53,6 +56,8 @@ _DEFAULTS: dict[str, Any] = {
     "size": None,
     "channels": 3,
     "test_share": 0.1,
+    "label": None,
+    "standardize": False,
     "recipe": "vae",
     "latent_dim": 16,
     "likelihood": None,
@@ -65,11 +70,26 @@ _DEFAULTS: dict[str, Any] = {
     "batch_size": 128,
     "learning_rate": 1e-3,
     "samples": None,
+    "validate_every": None,
+    "patience": None,
+    "clip_grad_norm": None,
+    "accumulate": 1,
+    "ema": None,
+    "precision": None,
+    "channels_last": False,
     "seed": 0,
     "device": "cpu",
     "compile": False,
+    "checkpoint_every": None,
+    "log_with": None,
 }
-_FREE = ("epochs", "steps", "device")  # where a run goes on
+#: What `fit` takes by the same name.
+_OF_FIT = (
+    *("epochs", "steps", "batch_size", "learning_rate", "samples", "validate_every", "patience"),
+    *("clip_grad_norm", "accumulate", "ema", "precision", "channels_last", "seed", "compile"),
+    "log_with",
+)
+_FREE = ("epochs", "steps", "device", "patience", "checkpoint_every", "log_with")  # to go on with
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,6 +153,8 @@ def _add_train(commands: Any) -> None:
     add("--size", type=int, help="the side that a folder's images are brought to")
     add("--channels", type=int, help="of a folder's images, 1 or 3 (3)")
     add("--test-share", type=float, help="held out of a folder or a file (0.1)")
+    add("--label", metavar="NAME", help="a .csv's column, or a .npz's array, of labels")
+    _switch(add, "--standardize", "bring a file's columns to mean 0 and deviation 1")
     model = train.add_argument_group("model")
     add = model.add_argument
     add("--recipe", choices=_RECIPES, metavar="NAME", help="see below (vae)")
@@ -149,14 +171,30 @@ def _add_train(commands: Any) -> None:
     add("--batch-size", type=int, help="elements of a batch (128)")
     add("--learning-rate", type=float, help="of Adam (0.001)")
     add("--samples", type=int, help="draws of z, for recipes that take several")
+    add("--validate-every", type=int, metavar="STEPS", help="else after every epoch")
+    add("--patience", type=int, metavar="ROWS", help="stop after as many without a lower loss")
+    add("--clip-grad-norm", type=float, metavar="NORM", help="of all gradients together")
+    add(
+        "--accumulate", type=int, metavar="PARTS", help="that a batch goes through the model in (1)"
+    )
+    add("--ema", type=float, metavar="DECAY", help="average the weights: 0.999")
+    add("--precision", choices=("bf16", "fp16"), help="of the networks, in place of float32")
+    _switch(add, "--channels-last", "lay images out so; convolutions may be faster")
     add("--seed", type=int, help="of all that is random (0)")
     add("--device", help="cpu, cuda, mps (cpu)")
-    add("--compile", action="store_true", default=argparse.SUPPRESS, help="through torch.compile")
+    _switch(add, "--compile", "through torch.compile")
     run = train.add_argument_group("run")
     add = run.add_argument
     add("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    add("--checkpoint-every", type=int, metavar="STEPS", help="beside those after every row")
+    what = "tensorboard, wandb, mlflow, ...; what is kept in files lies in RUN/logs"
+    add("--log-with", metavar="TRACKER", help=what)
     add("--resume", action="store_true", default=False, help="go on with RUN, as it was begun")
     add("--quiet", action="store_true", default=False, help="show no progress bar")
+
+
+def _switch(add: Callable[..., Any], name: str, what: str) -> None:
+    add(name, action="store_true", default=argparse.SUPPRESS, help=what)
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -167,23 +205,19 @@ def _train(args: argparse.Namespace) -> int:
     device = named_device("--device", config["device"])
     train, test = _data(config)
     model, objective = _model(config, train)
-    _write_json(args.out / "config.json", config | {"elements": len(train) + len(test)})
+    config["elements"] = len(train) + len(test)
+    _write_json(args.out / "config.json", config)
     try:
         history = fit(
             model.to(device),
             objective,
             train,
-            epochs=config["epochs"],
-            steps=config["steps"],
-            batch_size=config["batch_size"],
             validation=test,
-            learning_rate=config["learning_rate"],
-            samples=config["samples"],
-            seed=config["seed"],
-            compile=config["compile"],
             progress=not args.quiet,
-            checkpoint=Checkpoints(args.out / "checkpoints"),
+            checkpoint=Checkpoints(args.out / "checkpoints", every=config["checkpoint_every"]),
             resume=args.resume,
+            log_dir=args.out / "logs",
+            **{name: config[name] for name in _OF_FIT},
         )
     except BaseException as error:
         if isinstance(until := getattr(error, "history", None), History):
@@ -198,7 +232,8 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    model, test = _trained(args), _test_data(args)
+    model, config = _trained(args), _read_config(args.folder)
+    test = _data(config)[1]
     found: dict[str, Any] = {}
     try:
         bound = metrics.elbo(model, test, seed=args.seed)
@@ -213,6 +248,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(f"no likelihood: {error}", file=sys.stderr)
         found |= evaluate(model, Reconstruction(), test, seed=args.seed)
         found.pop("loss")
+    volume = math.fsum(map(math.log, config.get("units", {}).get("scale", ())))  # of a unit
+    for name in found.keys() & {"elbo", "reconstruction", "nll"}:
+        found[name] += -volume if name == "elbo" else volume
     found["elements"] = len(test)
     for name, value in found.items():
         print(f"{name:20s}{value:12.4f}" if isinstance(value, float) else f"{name:20s}{value:12d}")
@@ -226,6 +264,8 @@ def _sample(args: argparse.Namespace) -> int:
     _checks.one_of("--out: its ending", out.suffix, (".npy", ".png"))
     generator = torch.Generator(args.device).manual_seed(args.seed)
     drawn = model.sample(args.number, temperature=args.temperature, generator=generator)
+    if units := _read_config(args.folder).get("units"):
+        drawn = drawn * drawn.new_tensor(units["scale"]) + drawn.new_tensor(units["mean"])
     with storage.scratch(out.parent) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
@@ -299,51 +339,106 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
 def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.ArrayDataset]:
     """Return the training and the test data."""
     name, binarize = config["data"], config["binarize"]
+    path = Path(name)
+    for option in ("label", "standardize"):
+        of_file = name not in _NAMED and not path.is_dir()
+        what = "none but for a file of numbers"
+        _checks.require(of_file or not config[option], f"--{option}", what, config[option])
     if name in _NAMED:
         train, test = getattr(datasets, name)(binarize=binarize)
         return train, test
-    path = Path(name)
     if path.is_dir():
         if config["size"] is None:
             raise ValueError(_checks.expected("--size", "a side, for a folder of images", None))
         size, channels = config["size"], config["channels"]
         whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
+        train, test = _split(len(whole), config)
     else:
-        whole = datasets.from_tensors(_array(path), binarize=binarize)
-    before = config.get("elements", len(whole))
-    what = f"the {before} elements that the run was begun with"
-    _checks.require(len(whole) == before, "data", what, len(whole))
+        values, labels, classes = _numbers(path, config["label"])
+        train, test = _split(len(values), config)
+        if config["standardize"]:
+            values = _standardized(values, train, config)
+        whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
+    return whole.subset(train), whole.subset(test)
+
+
+def _split(count: int, config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which elements of a folder or a file are trained on, and which are held out."""
+    before = config.get("elements", count)
+    _checks.require(
+        count == before, "data", f"the {before} elements that the run was begun with", count
+    )
     share = _checks.number("--test-share", config["test_share"], above=0)
     _checks.require(share < 1, "--test-share", "a number in (0, 1)", share)
-    held = min(max(1, round(share * len(whole))), len(whole) - 1)
-    _checks.require(held > 0, "data", "at least two elements", len(whole))
+    held = min(max(1, round(share * count)), count - 1)
+    _checks.require(held > 0, "data", "at least two elements", count)
     order = torch.Generator().manual_seed(fork_seed(config["seed"], "split"))
-    rows = torch.randperm(len(whole), generator=order)
-    return whole.subset(rows[held:]), whole.subset(rows[:held])
+    rows = torch.randperm(count, generator=order)
+    return rows[held:], rows[:held]
 
 
-def _array(path: Path) -> Any:
-    """Read a file of numbers, without running what it may hold."""
+def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> Any:
+    """Bring columns to mean 0 and deviation 1 over the training rows, and note their units."""
+    what = "a table, a row for each element, to --standardize"
+    _checks.require(values.ndim == 2, "data", what, f"shape {values.shape}")
+    if "units" not in config:
+        known = np.asarray(values[rows.numpy()], dtype=np.float64)
+        scale = known.std(0)
+        scale[scale == 0] = 1
+        config["units"] = {"mean": known.mean(0).tolist(), "scale": scale.tolist()}
+    return (values - np.array(config["units"]["mean"])) / np.array(config["units"]["scale"])
+
+
+def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]]:
+    """Read a file of numbers, without running what it may hold; return labels and their names too.
+
+    Labels that are numbers are taken as they are, words by the names that they are.
+    """
     if not path.is_file():
         what = f"one of {', '.join(_NAMED)}, a folder or a file"
         raise FileNotFoundError(_checks.expected("data", what, path))
+    labels = None
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            _checks.require(label is None, "--label", "none for a .npy file", label)
+            return np.load(path, mmap_mode="r", allow_pickle=False), None, ()
         if path.suffix == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                name = "x" if "x" in file else next(iter(file))
-                return file[name]
-    except (BadZipFile, EOFError, StopIteration) as error:
+                if label is not None:
+                    _checks.one_of("--label", label, list(file))
+                    labels = file[label]
+                names = [name for name in file if name != label]
+                values = file["x" if "x" in names else names[0]]
+        elif path.suffix == ".csv":
+            values, labels = _table(path, label)
+        else:
+            raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
+    except (BadZipFile, EOFError, IndexError) as error:
         why = f"{type(error).__name__}: {error}"
         message = _checks.expected("data", "a whole file of numbers", path.name, why)
         raise ValueError(message) from error
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8") as lines:
-            first = lines.readline().split(",")
+    if labels is None or labels.dtype.kind not in "OUS":
+        return values, labels, ()
+    classes, labels = np.unique(labels, return_inverse=True)
+    return values, labels, [str(each) for each in classes]
+
+
+def _table(path: Path, label: str | None) -> tuple[Any, Any]:
+    """Read a table with or without a line of names; return the labels apart."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        first = next(csv.reader(lines), [])
+    if label is None:
         named = not all(_is_number(each) for each in first)
-        return np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
-    raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
+        return np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2), None
+    names = [each.strip() for each in first]
+    _checks.one_of("--label", label, names)
+    column = names.index(label)
+    read = partial(np.loadtxt, path, delimiter=",", skiprows=1, quotechar='"')
+    labels = read(usecols=column, dtype=str, ndmin=1)
+    if all(_is_number(each) for each in labels):
+        numbers = labels.astype(float)
+        labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
+    return read(usecols=[i for i in range(len(names)) if i != column], ndmin=2), labels
 
 
 def _is_number(text: str) -> bool:
@@ -388,10 +483,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         what = "the folder of a run, with its config.json"
         raise FileNotFoundError(_checks.expected("RUN", what, folder))
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not config.keys() >= _DEFAULTS.keys():
+    if not isinstance(config, dict) or not {"data", "recipe", "version"} <= config.keys():
         what = "the folder of a run, or one without a config.json"
         raise ValueError(_checks.expected("RUN", what, f"{path}, of something else"))
-    return config
+    return _DEFAULTS | config
 
 
 def _trained(args: argparse.Namespace) -> VAE:
