@@ -33,7 +33,7 @@ class Kill(vk.objectives.Term):
     def forward(self, out, x):
         if self.training and self.now == self.step:
             self.end()
-        return out.z.new_zeros(())
+        return x.new_zeros(len(x))
 
     def end(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

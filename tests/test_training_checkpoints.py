@@ -188,6 +188,24 @@ def test_whatever_the_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     assert next(resumed.parameters()).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"accumulate": 3}, {"recompute": True}, {"precision": "bf16"}, {"precision": "fp16"}],
+    ids=repr,
+)
+def test_whatever_the_way_of_computing(tmp_path: Path, options: dict) -> None:
+    def deep() -> vk.VAE:
+        torch.manual_seed(0)
+        net = vk.networks.mlp(64, [16, 16, 16], 4)
+        return vk.VAE(vk.Encoder(net, vk.GaussianLatent(2)), tiny().decoder)
+
+    whole, history = run(None, model=deep(), **options)
+    run(tmp_path, 9, model=deep(), **options)
+    resumed, again = run(tmp_path, model=deep(), resume=True, **options)
+    assert alike(whole, resumed)
+    assert numbers(history) == numbers(again)
+
+
 def test_on_a_device(tmp_path: Path, device) -> None:
     run(tmp_path, 5, model=tiny().to(device))
     resumed, history = run(tmp_path, model=tiny().to(device), resume=True)

@@ -4,6 +4,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+import killed_processes
 import processes
 import pytest
 import torch
@@ -179,3 +180,31 @@ def test_processes_that_took_themselves_to_be_alone_are_connected(tmp_path) -> N
     command = [*launcher, "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
+    launchers = {
+        "torchrun": "torch.distributed.run --standalone --nproc-per-node=2",
+        "accelerate": "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
+        "--mixed_precision=no --dynamo_backend=no",
+    }
+
+    def launch(launcher: str, folder: str, *kill: int) -> int:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        words = [*launchers[launcher].split(), killed_processes.__file__, str(tmp_path / folder)]
+        command = [sys.executable, "-m", *words, *map(str, kill)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+        return done.returncode
+
+    def ends(folder: str) -> list[str]:
+        return [path.read_text() for path in sorted((tmp_path / folder).glob("*.txt"))]
+
+    assert launch("torchrun", "alone") == 0
+    assert launch("torchrun", "killed", 1, 10) != 0
+    assert ends("killed") == []
+    assert launch("accelerate", "killed") == 0
+    assert ends("killed") == ends("alone")
+    first, second = ends("alone")
+    assert first == second
+    assert first.startswith("20 ")
