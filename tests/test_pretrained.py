@@ -1,7 +1,9 @@
 import json
 import pickle
+import shutil
 import warnings
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -638,34 +640,29 @@ class TestHub:
         import huggingface_hub
 
         store = tmp_path / "hub"
-        asked = []
-
-        class Api:
-            def __init__(self, token: str | None) -> None:
-                asked.append(token)
-
-            def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool):
-                asked.append((repo_id, private, exist_ok))
-                return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-            def upload_folder(self, *, folder_path: str, repo_id: str, commit_message: str):
-                Path(folder_path).rename(store)
-                Path(folder_path).mkdir()
-                asked.append(commit_message)
-
-        def download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-            asked.append((repo_id, revision))
-            assert "config.json" in allow_patterns
-            return str(store)
-
-        monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+        api = create_autospec(
+            huggingface_hub.HfApi
+        )  # which refuses what the real one does not take
+        address = huggingface_hub.RepoUrl("https://huggingface.co/me/digits")
+        api.return_value.create_repo.return_value = address
+        api.return_value.upload_folder.side_effect = lambda **given: shutil.copytree(
+            given["folder_path"], store
+        )
+        download = create_autospec(huggingface_hub.snapshot_download, return_value=str(store))
+        monkeypatch.setattr(huggingface_hub, "HfApi", api)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
         model = tiny()
-        address = model.push_to_hub("me/digits", private=True, token="t", message="First")
-        assert address == "https://huggingface.co/me/digits"
+        said = model.push_to_hub("me/digits", private=True, token="t", message="First")
+        assert said == "https://huggingface.co/me/digits"
         other = vk.VAE.from_pretrained("me/digits", revision="main")
         assert alike(model, other)
-        assert asked == ["t", ("me/digits", True, True), "First", ("me/digits", "main")]
+        api.assert_called_once_with(token="t")
+        hub = api.return_value
+        hub.create_repo.assert_called_once_with("me/digits", private=True, exist_ok=True)
+        assert hub.upload_folder.call_args.kwargs["commit_message"] == "First"
+        assert download.call_args.args == ("me/digits",)
+        assert download.call_args.kwargs["revision"] == "main"
+        assert "config.json" in download.call_args.kwargs["allow_patterns"]
         assert 'from_pretrained("me/digits")' in (store / "README.md").read_text()
 
 
