@@ -2,9 +2,11 @@ import copy
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,6 +254,36 @@ def test_callbacks_that_have_a_state(tmp_path: Path) -> None:
     resumed, _ = run(tmp_path, callbacks=[counting], resume=True, **options)
     assert counting.calls == 5
     assert alike(whole, resumed)
+
+
+def test_a_checkpoint_of_version_0_1(tmp_path: Path) -> None:
+    """It was written by ``run(folder, 9, ema=0.9, scheduler=SCHEDULERS["steps"], ...)``."""
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).with_name("checkpoint_0_1"), folder)
+    options = {"scheduler": SCHEDULERS["steps"], "validation": DATA, "ema": 0.9}
+    whole, _ = run(None, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "resume: the run began with")  # other versions, by now
+        resumed, history = run(folder, resume=True, **options)
+    assert history.step == [4, 8, 12, 14]
+    torch.testing.assert_close(dict(resumed.state_dict()), dict(whole.state_dict()))
+
+
+def test_a_checkpoint_of_a_newer_version(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vaekit.training.checkpoints._FORMAT", 2)
+    run(tmp_path)
+    monkeypatch.undo()
+    before = files(tmp_path)
+    for ask in (lambda: run(tmp_path, resume=True), lambda: load_checkpoint(tiny(), tmp_path)):
+        with pytest.raises(ValueError, match="checkpoint: expected one of format 1 at most"):
+            ask()
+    assert files(tmp_path) == before
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    storage.write(tmp_path, "step-00000003", {"weights": torch.zeros(2)})
+    with pytest.raises(DamagedFileError, match="holds no state of a run"):
+        run(tmp_path, resume=True)
 
 
 class TestPatience:

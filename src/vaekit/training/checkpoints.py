@@ -23,6 +23,7 @@ from vaekit.training.world import World
 __all__ = ["Checkpoints", "load_checkpoint"]
 
 _NAME = re.compile(r"step-(\d+)-[0-9a-f]+\.safetensors")
+_FORMAT = 1  # raised where what older versions wrote is no longer read as they meant it
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Checkpoints:
             OSError: If it cannot be written; those before it are untouched.
             TypeError: If the state of a part is more than tensors and plain values.
         """
-        written = storage.write(Path(self.folder), f"step-{step:08d}", state)
+        whole = {"format": _FORMAT} | state
+        written = storage.write(Path(self.folder), f"step-{step:08d}", whole)
         found = [path for path in _files(written.parent) if path != written]
         best = None if history.best is None else history.step[history.best]
         older = [path for path in found if _step(path) < step]
@@ -118,7 +120,7 @@ def load_checkpoint(
         if not paths:
             got = f"none of step {best}" if best is not None else "a run without validation"
             raise FileNotFoundError(_checks.expected("which", "the best row's checkpoint", got))
-        state = storage.read(paths[0])
+        state = _read(paths[0])
     load_states({"model": model}, {"model": _shown(state["parts"])})
     return History(**state["history"])
 
@@ -334,7 +336,18 @@ def _newest(files: list[Path], aside: bool = False) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Read a file.
+
+    Raises:
+        DamagedFileError: If it is not as it was written.
+        ValueError: If a newer version wrote it.
+    """
     state: dict[str, Any] = storage.read(path)
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise storage.DamagedFileError(path, "it holds no state of a run")
+    if state["format"] > _FORMAT:
+        got = f"{path.name}, of format {state['format']} by {state['history']['versions']}"
+        raise ValueError(_checks.expected("checkpoint", f"one of format {_FORMAT} at most", got))
     return state
 
 
