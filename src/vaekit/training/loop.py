@@ -158,7 +158,8 @@ def fit(
             ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
         log_with: The name of a tracker that accelerate knows (``"tensorboard"``, ``"wandb"``,
             ``"mlflow"``, ...), a tracker of its making, or several: given each row of the history.
-        log_dir: Where trackers write that keep their logs in files.
+        log_dir: Where trackers write that keep their logs in files; a folder for each run keeps
+            them apart.
         callbacks: Functions of a `TrainingState`, called at the end of each row; one that returns
             True ends training.
         checkpoint: A folder to write training down in, at the end of each row; `Checkpoints` says
