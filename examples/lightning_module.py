@@ -41,9 +41,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 # %%
 # The module
 # ----------
-# A batch goes through the model, the objective makes one number of it, and the named terms are
-# logged: without their weights, as in the history of ``vk.fit``. The objective is told the step,
-# for the weights that follow a schedule.
+# A batch goes through the model, and the objective makes one number of it. It is told the step, for
+# the weights that follow a schedule.
 
 
 class VAEModule(lightning.LightningModule):
@@ -54,11 +53,32 @@ class VAEModule(lightning.LightningModule):
         self.model, self.objective = model, objective
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return what is minimised, and log the named terms, without their weights."""
+        loss = self.objective(self.model(batch[0]), batch[0], step=self.global_step)
+        self.log_dict(loss.terms)
+        return loss.total
+
+    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
+        """Train the parameters of the model, and those that the objective may have."""
+        return Adam(self.parameters(), lr=1e-3, fused=True)
+
+
+# %%
+# Validation
+# ----------
+# The same terms of data that are not trained on, and of both their means over an epoch, as in the
+# history of ``vk.fit``.
+
+
+class ValidatedModule(VAEModule):
+    """Trains a model on an objective, and measures it on other data."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return what is minimised."""
         return self.measure(self.model(batch[0]), batch[0], "train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Log the same terms of data that are not trained on."""
+        """Log the terms."""
         with torch.random.fork_rng():  # which leaves the noise of training as it was
             self.measure(self.model(batch[0]), batch[0], "validation")
 
@@ -71,10 +91,6 @@ class VAEModule(lightning.LightningModule):
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(x))
         return loss.total
 
-    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
-        """Train the parameters of the model, and those that the objective may have."""
-        return Adam(self.parameters(), lr=1e-3, fused=True)
-
 
 # %%
 # Terms that train something of their own
@@ -83,7 +99,7 @@ class VAEModule(lightning.LightningModule):
 # leaves such steps to the module.
 
 
-class AdversarialModule(VAEModule):
+class AdversarialModule(ValidatedModule):
     """Trains a model, and what the terms of its objective own."""
 
     def __init__(self, model: vk.VAE, objective: vk.objectives.Objective) -> None:
@@ -123,7 +139,7 @@ model, objective = RECIPES[args.recipe](vk.likelihoods.Bernoulli(train.shape), a
 again = copy.deepcopy(model), copy.deepcopy(objective)
 
 adversarial = any(term.inner_optimizer() is not None for term in objective.terms)
-module = (AdversarialModule if adversarial else VAEModule)(model, objective)
+module = (AdversarialModule if adversarial else ValidatedModule)(model, objective)
 trainer = lightning.Trainer(
     accelerator=args.device,
     devices=1,

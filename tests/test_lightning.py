@@ -1,5 +1,6 @@
 """A Trainer of Lightning's takes the steps that fit takes, with the module of the example."""
 
+import ast
 import copy
 import runpy
 import sys
@@ -59,7 +60,7 @@ def adversarial() -> vk.objectives.Objective:
 
 
 def module_of(name: str, example: SimpleNamespace) -> type[lightning.LightningModule]:
-    return example.AdversarialModule if "discriminator" in name else example.VAEModule
+    return example.AdversarialModule if "discriminator" in name else example.ValidatedModule
 
 
 OPTIONS = {"batch_size": 32, "seed": 0, "progress": False}
@@ -104,6 +105,23 @@ def test_it_is_the_same_training(name: str, length, example: SimpleNamespace) ->
             torch.testing.assert_close(found[parameter], value, rtol=1e-6, atol=1e-7)
 
 
+def test_ten_lines_are_enough(example: SimpleNamespace) -> None:
+    (written,) = [
+        each
+        for each in ast.walk(ast.parse(EXAMPLE.read_text()))
+        if isinstance(each, ast.ClassDef) and each.name == "VAEModule"
+    ]
+    lines = [line.strip() for line in ast.unparse(written).splitlines()]
+    assert len([line for line in lines if line and not line.startswith('"""')]) == 10
+    data, _ = part("static")
+    fitted, trained = tiny(), tiny()
+    objective = vk.Reconstruction() + WARMING * vk.KL()
+    train(example.VAEModule(trained, objective), data, max_epochs=3)
+    vk.fit(fitted, objective, data, epochs=3, **OPTIONS)
+    for one, other in zip(fitted.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["elbo", "a discriminator"])
 def test_what_is_logged_is_the_history(name: str, example: SimpleNamespace) -> None:
     data, test = part("static")
@@ -124,8 +142,8 @@ def test_what_is_logged_is_the_history(name: str, example: SimpleNamespace) -> N
 def test_validating_leaves_the_training_as_it_was(example: SimpleNamespace) -> None:
     data, test = part("static")
     with_it, without = tiny(), tiny()
-    train(example.VAEModule(with_it, elbo()), data, test, max_epochs=2)
-    train(example.VAEModule(without, elbo()), data, max_epochs=2)
+    train(example.ValidatedModule(with_it, elbo()), data, test, max_epochs=2)
+    train(example.ValidatedModule(without, elbo()), data, max_epochs=2)
     for one, other in zip(with_it.parameters(), without.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -135,7 +153,7 @@ def test_validating_leaves_the_training_as_it_was(example: SimpleNamespace) -> N
 def test_it_trains_in_the_mode_that_the_model_is_in(training: bool, example) -> None:
     # As the page warns: a model that fit or a file left in evaluation mode stays in it.
     data, test = part("static")
-    module = example.VAEModule(tiny().train(training), elbo())
+    module = example.ValidatedModule(tiny().train(training), elbo())
     train(module, data, test, max_epochs=1)
     assert module.model.training == training
 
