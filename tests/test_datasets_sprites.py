@@ -224,6 +224,18 @@ def test_indexing(data: FactorDataset) -> None:
         data[737_280]
 
 
+def test_values(data: FactorDataset, refuses: Refuses) -> None:
+    _, factors = data[[5, 100_000, 737_279]]
+    found = data.values(factors)
+    for row, indices in zip(found, factors, strict=True):
+        pairs = zip(data.factor_values.values(), indices, strict=True)
+        assert row.tolist() == [float(values[index]) for values, index in pairs]
+    assert found[-1].tolist() == [3, 1, pytest.approx(2 * math.pi), 1, 1]
+    part = data.select(scale=[3, 1])
+    assert part.values(torch.tensor([[0, 1, 0, 0, 0]]))[0, 1] == data.factor_values["scale"][1]
+    refuses(IndexError, lambda: part.values(torch.tensor([[0, 2, 0, 0, 0]])), "scale")
+
+
 def test_dtypes(data: FactorDataset) -> None:
     half = sprites(dtype=torch.float16)
     indices = torch.tensor([[2, 3, 4, 5, 6]])

@@ -12,6 +12,7 @@ from gaussians import seeds
 from hypothesis import given, settings
 from torch import Tensor
 
+from vaekit.datasets import sprites
 from vaekit.metrics import disentanglement as metrics
 from vaekit.metrics.representation import split
 
@@ -985,3 +986,11 @@ def test_too_few_votes_are_refused(refuses: Refuses) -> None:
     # Two votes are for the same factor at every second seed.
     call = lambda: [metrics.beta_vae_score(data, same, train=2, test=2, seed=s) for s in range(20)]  # noqa: E731
     refuses(ValueError, call, "train: expected enough sets")
+
+
+def test_a_split_is_not_taken_for_the_whole(refuses) -> None:
+    """Its images can be made to order only of the whole, on part of which a model was trained."""
+    _, held_out = sprites().select(orientation=0, shape=0).split(0.9, 0.1)
+    words = "data: expected every combination of the factors", "got 614 of 6,144"
+    for score in (metrics.factor_vae_score, metrics.beta_vae_score, metrics.encode_factors):
+        refuses(ValueError, lambda score=score: score(held_out, same), *words)

@@ -407,6 +407,20 @@ def test_the_manifold_is_even_in_probability() -> None:
     np.testing.assert_allclose(quantiles, np.stack([z_1, z_2], -1), rtol=1e-5)
 
 
+def test_the_manifold_goes_along_the_quantiles_of_another_prior(refuses) -> None:
+    """Of two narrow parts, half the columns lie in one and half in the other."""
+    model = _showing(1, 1)
+    model.prior = vk.priors.MixtureOfGaussians(2, 2)
+    with torch.no_grad():
+        for name, value in (("means", [[-4.0, 1.0], [4.0, 1.0]]), ("logvars", [[-9.0] * 2] * 2)):
+            getattr(model.prior, name).copy_(torch.tensor(value))
+    ax = plots.manifold(model, side=4)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["-4.0", "-4.0", "4.0", "4.0"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1.0"] * 4
+    sphere, _ = vk.recipes.hyperspherical_vae(vk.likelihoods.Bernoulli((1, 4, 6)), 2)
+    refuses(TypeError, lambda: plots.manifold(sphere), "model: ", "any real numbers")
+
+
 def test_the_manifold_follows_the_dtype_of_the_model(device: torch.device) -> None:
     assert plots.manifold(_model().double().to(device), side=2).has_data()
 

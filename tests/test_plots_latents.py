@@ -335,10 +335,10 @@ def test_curves_of_detectors_and_their_areas() -> None:
     }
     ax = plots.roc(scores, labels)
     assert _lines(ax) == {
-        "perfect: AUROC 1.000": [[0, 0], [0, 0.5], [0, 1], [1, 1]],
-        "reversed: AUROC 0.000": [[0, 0], [0.5, 0], [1, 0], [1, 1]],
-        "constant: AUROC 0.500": [[0, 0], [1, 1]],
-        "between: AUROC 0.750": [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]],
+        "perfect: AUROC 1.000 ± 0.000": [[0, 0], [0, 0.5], [0, 1], [1, 1]],
+        "reversed: AUROC 0.000 ± 0.000": [[0, 0], [0.5, 0], [1, 0], [1, 1]],
+        "constant: AUROC 0.500 ± 0.000": [[0, 0], [1, 1]],
+        "between: AUROC 0.750 ± 0.354": [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]],
     }
     assert ax.lines[-1].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(_lines(ax))

@@ -1,4 +1,5 @@
 import base64
+import copy
 import io
 import math
 import platform
@@ -432,4 +433,10 @@ def test_bad_input_is_named_before_anything_is_written(trained, tmp_path, refuse
     refuses(ValueError, lambda: vk.report(model, test, path, samples=0), "samples", "0")
     refuses(ValueError, lambda: vk.report(model, test, path, at_most=0), "at_most", "0")
     refuses(IsADirectoryError, lambda: vk.report(model, test, tmp_path), "path", "folder")
+    spoilt = copy.deepcopy(model)
+    next(spoilt.parameters()).data[0, 0] = torch.nan
+    refuses(ValueError, lambda: vk.report(spoilt, test, path), "encoder.net", "NaN")
+    wrong = test[:][0][:, :, :4]
+    with pytest.raises(Exception, match="64"):  # torch's own, of a layer that takes 64 values
+        vk.report(model, wrong, path)
     assert not path.parent.exists()

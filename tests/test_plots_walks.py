@@ -199,12 +199,13 @@ def test_other_priors_are_sorted_from_draws() -> None:
     assert not np.array_equal(codes, _codes(plots.traversals(model, columns=7, seed=1), 2))
 
 
-def test_a_mixture_has_traversals_but_no_nats(refuses: Refuses) -> None:
+def test_a_mixture_has_traversals_by_the_variance_of_the_means() -> None:
     model = _model(2)
     model.prior = vk.priors.MixtureOfGaussians(2, 3).double()
     assert _codes(plots.traversals(model), 2).shape == (2, 11, 2)
-    data = _pictures(torch.zeros(3, 2))
-    refuses(TypeError, lambda: plots.traversals(model, data=data), "expected", "Mixture")
+    z = torch.tensor([[0.0, 1.0], [0.0, 3.0], [1.0, -1.0]])
+    ax = plots.traversals(model, data=_pictures(z))
+    assert _rows(ax) == ["dimension 1\nvariance 4.00", "dimension 0\nvariance 0.33"]
 
 
 def _conditional() -> vk.VAE:

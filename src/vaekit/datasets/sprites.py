@@ -145,6 +145,22 @@ class FactorDataset(ArrayDataset):
         rows = self._grid[self._checked(indices).unbind(1)]
         return floats(take(self._x, rows), self._scale, self.dtype)
 
+    def values(self, indices: Integer[Tensor, "n factors"]) -> Float[Tensor, "n factors"]:
+        """Return the values of factor indices, in the units of each factor.
+
+        Raises:
+            TypeError: As for `images`.
+            ValueError: As for `images`.
+            IndexError: As for `images`.
+
+        Example:
+            >>> sprites().values(torch.tensor([[0, 5, 0, 0, 31]]))  # shape, scale, angle, x, y
+            tensor([[1., 1., 0., 0., 1.]])
+        """
+        columns = self._checked(indices).unbind(1)
+        pairs = zip(self.factor_values.values(), columns, strict=True)
+        return torch.stack([values[column] for values, column in pairs], 1)
+
     def indices(self, flat: Any) -> Int[Tensor, "n factors"]:
         """Return the factor indices of the elements at some positions.
 

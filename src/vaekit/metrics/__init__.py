@@ -4,7 +4,7 @@ They are plain functions, of a model and data or of tensors, and return plain na
 Likelihoods are in nats.
 """
 
-from vaekit.metrics.anomalies import AnomalyScores, anomaly_scores, likelihood_regret
+from vaekit.metrics.anomalies import AnomalyScores, anomaly_scores, auroc, likelihood_regret
 from vaekit.metrics.disentanglement import (
     DCI,
     IRS,
@@ -101,6 +101,7 @@ __all__ = [
     "aggregated_posterior_gap",
     "annealed_importance_sampling",
     "anomaly_scores",
+    "auroc",
     "beta_vae_score",
     "bidirectional_monte_carlo",
     "dci",

@@ -1,20 +1,21 @@
 """How strange single elements are to a model: what tells anomalies from the data it learned."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
-from vaekit.metrics.means import Collected
+from vaekit.metrics.means import Collected, Mean, mean_of
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
-__all__ = ["AnomalyScores", "anomaly_scores", "likelihood_regret"]
+__all__ = ["AnomalyScores", "anomaly_scores", "auroc", "likelihood_regret"]
 
 
 class AnomalyScores(NamedTuple):
@@ -35,6 +36,56 @@ class AnomalyScores(NamedTuple):
     negative_elbo: Tensor
     negative_log_likelihood: Tensor
     likelihood_regret: Tensor | None
+
+
+def auroc(scores: Shaped[Tensor, " n"], labels: Shaped[Tensor, " n"]) -> Mean:
+    """Measure how well a score tells ones from zeros: anomalies from what is normal.
+
+    The area under the receiver operating characteristic: the share of pairs, one of each kind, that
+    the score puts in the right order, ties counting half. 1/2 is guessing. Unbiased.
+
+    Args:
+        scores: The higher, the more an element is taken for a 1.
+        labels: What each element is, 0 or 1.
+
+    Shape:
+        ``scores: (N,)``, ``labels: (N,)``.
+
+    Returns:
+        The area, and its standard error over the elements of both kinds (DeLong); NaN where there
+        is but one element of a kind.
+
+    Raises:
+        ValueError: If sizes do not fit, scores are NaN or infinite, or the labels are not 0 and 1,
+            both of them.
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])).mean
+        0.75
+
+    References:
+        E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, *Comparing the Areas under Two or More
+        Correlated Receiver Operating Characteristic Curves*, 1988, equations 5 and 6.
+    """
+    shape, kinds = tuple(scores.shape), labels.detach().cpu()
+    _checks.require(len(shape) == 1, "scores", "shape (N,)", shape)
+    _checks.require(kinds.shape == shape, "labels", f"shape {shape}", tuple(kinds.shape))
+    found = kinds.unique().tolist()
+    _checks.require(found == [0, 1], "labels", "values 0 and 1, both of them", found[:5])
+    _checks.finite("scores", scores)
+    values = scores.detach().cpu().double()
+    high, low = values[kinds == 1], values[kinds == 0].sort().values
+    # Of each 1 the share of zeros below it, and of each 0 that of ones above it; ties count half.
+    below = _below(high, low)
+    above = 1 - _below(low, high.sort().values)
+    first, second = mean_of(below), mean_of(above)  # of the same mean
+    return Mean(first.mean, math.hypot(first.standard_error, second.standard_error))
+
+
+def _below(values: Tensor, among: Tensor) -> Tensor:
+    """Return the share of sorted numbers that lie below each value, ties counting half."""
+    left, right = (torch.searchsorted(among, values, side=side) for side in ("left", "right"))
+    return (left + right).double() / (2 * len(among))
 
 
 def anomaly_scores(

@@ -18,7 +18,7 @@ has none, its record says why.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -799,6 +799,11 @@ class _Sampler:
         if len(self.open) < 2:
             what = "at least two factors of more than one value"
             raise ValueError(_checks.expected("data", what, f"factor_sizes {tuple(self.sizes)}"))
+        count, every = len(data) if isinstance(data, Sized) else None, math.prod(self.sizes)
+        if count not in (None, every):
+            what = "every combination of the factors, which this draws from"
+            hint = "Of a split, encode the images, and score codes and factors."
+            raise ValueError(_checks.expected("data", what, f"{count:,} of {every:,}", hint))
 
     def factors(self, n: int) -> Tensor:
         draws = [torch.randint(size, (n,), generator=self.generator) for size in self.sizes]

@@ -69,7 +69,7 @@ class ELBO(NamedTuple):
     """The evidence lower bound and its parts, in nats: ``elbo = -(reconstruction + kl)``.
 
     Attributes:
-        elbo: The bound; at most the log-likelihood.
+        elbo: The bound; at most the log-likelihood, but of relaxed draws of discrete latents.
         reconstruction: The expected negative log-likelihood of the data given z: the distortion.
         kl: The divergence of the posterior from the prior: the rate.
     """
@@ -185,6 +185,9 @@ def elbo(
               - \operatorname{KL}(q(z \mid x) \,\|\, p(z))
 
     Unbiased: the mean over ``samples`` draws; the KL by its closed form where there is one.
+
+    Of relaxed draws of discrete latents (``hard=False``) it is no bound: the expectation is of the
+    relaxed draws, and the KL of the discrete ones, as in training. With ``hard=True`` it is.
 
     Args:
         model: The model, measured in evaluation mode.

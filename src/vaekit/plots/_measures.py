@@ -194,8 +194,12 @@ def measures(
 
     def bound() -> list[Row]:
         found = metrics.elbo(model, data, seed=seed)
+        relaxed = any(getattr(part, "hard", True) is False for part in model.modules())
+        meaning = "at most the log-likelihood; higher is better"
+        if relaxed:
+            meaning = "of relaxed draws, and so no bound; higher is better"
         return [
-            _row("ELBO", found.elbo, "at most the log-likelihood; higher is better", "nats"),
+            _row("ELBO", found.elbo, meaning, "nats"),
             _row("reconstruction", found.reconstruction, "how badly z explains the data", "nats"),
             _row("KL", found.kl, "the rate: how far posteriors lie from the prior", "nats"),
         ]
@@ -453,10 +457,6 @@ def _votes(model: VAE, chosen: Chosen, sets: int) -> tuple[int, int]:
     if not isinstance(data, metrics.GroundTruth):
         what = "data with factor_sizes and images(indices), which are made to order"
         raise ValueError(_checks.expected("data", what, type(data).__name__))
-    count, every = datasets.size(data), math.prod(data.factor_sizes)
-    if count != every:
-        what = "every combination of the factors, which these scores draw from"
-        raise ValueError(_checks.expected("data", what, f"{count:,} of {every:,}"))
     if model.takes_context:
         what = "one that takes no context, which data made to order do not bring"
         raise ValueError(_checks.expected("model", what, "one that takes it"))

@@ -1,5 +1,6 @@
 """Lines of numbers: of training, of rate and distortion, and of detectors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,7 @@ def roc(
         Scores and labels are ``(N,)``.
 
     Returns:
-        The axes, with each area in the legend.
+        The axes, with each area in the legend, as `vaekit.metrics.auroc` measures it.
 
     Raises:
         ImportError: If matplotlib or scikit-learn is missing.
@@ -142,7 +143,7 @@ def roc(
         >>> labels = torch.tensor([0, 0, 1, 1])
         >>> ax = roc({"nats": torch.tensor([0.1, 0.4, 0.35, 0.8])}, labels)
         >>> ax.get_legend().get_texts()[0].get_text()
-        'nats: AUROC 0.750'
+        'nats: AUROC 0.750 ± 0.354'
 
     References:
         T. Fawcett, *An Introduction to ROC Analysis*, 2006.
@@ -166,8 +167,11 @@ def roc(
         _checks.finite(argument, score)
         values = score.detach().cpu().double().numpy()
         false, true, _ = sklearn.roc_curve(kinds, values)
-        area = sklearn.roc_auc_score(kinds, values)
-        lines[f"{name}: AUROC {area:.3f}" if name else f"AUROC {area:.3f}"] = false, true
+        area = metrics.auroc(score, torch.from_numpy(kinds))
+        said = f"AUROC {area.mean:.3f}"
+        if math.isfinite(area.standard_error):
+            said += f" ± {area.standard_error:.3f}"
+        lines[f"{name}: {said}" if name else said] = false, true
     ax = new_axes(ax, (5, 5))
     for label, (false, true) in lines.items():
         ax.plot(false, true, label=label)

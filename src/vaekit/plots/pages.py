@@ -28,7 +28,9 @@ from vaekit.plots._measures import (
     measures,
     plus_minus,
 )
+from vaekit.plots._shared import first
 from vaekit.training import History
+from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -90,7 +92,8 @@ def report(
         ImportError: If matplotlib is missing.
         IsADirectoryError: If ``path`` is a folder.
         TypeError: If ``model`` is no `VAE`, or ``data`` cannot be gone through several times.
-        ValueError: If a number is not above 0.
+        ValueError: If a number is not above 0, or a parameter of the model is not finite.
+        Exception: Whatever the model itself raises for some of the data.
 
     Example:
         >>> import tempfile
@@ -111,6 +114,7 @@ def report(
         raise IsADirectoryError(_checks.expected("path", "a file", f"the folder {path}"))
     _checks.positive_int("samples", samples)
     chosen = Chosen(data, _checks.positive_int("at_most", at_most), seed)
+    _try(model, chosen.data, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     @functools.cache
@@ -143,6 +147,15 @@ def report(
     page = _page(title, about, rows, plus_minus(words), figures, left_out)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _try(model: VAE, data: Any, seed: int) -> None:
+    """Run the model, so that whatever is wrong with it is not taken for what does not apply."""
+    for name, parameter in model.named_parameters():
+        _checks.finite(name, parameter)
+    with torch.no_grad(), measuring(model, seed) as device:
+        some = first(model, data, device, 8)
+        model(some.x, context=some.context)
 
 
 def _about(model: VAE, data: Any) -> list[tuple[str, str]]:
@@ -215,8 +228,8 @@ def _drawings(
         ),
         _Picture(
             "The manifold",
-            "The two latent dimensions decoded, even in the prior's probability.",
-            lambda: walks.manifold(model),
+            "The two latent dimensions decoded, along even quantiles of the prior's.",
+            lambda: walks.manifold(model, seed=seed),
         ),
         _Picture(
             "Between two elements",

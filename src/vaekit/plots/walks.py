@@ -30,7 +30,7 @@ from vaekit.plots._shared import (
     whole_number_from,
 )
 from vaekit.training.measures import measuring
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,20 +50,26 @@ _DRAWS = 10_000  # of a prior whose quantiles have no closed form
 _ALMOST = 1e-6  # how near to opposite two directions are taken for opposite
 
 
-def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
-    """Decode a grid over a two-dimensional latent space, even in the prior's probability.
+def manifold(model: VAE, *, side: int = 20, seed: int = 0, ax: "Axes | None" = None) -> "Axes":
+    """Decode a grid over a two-dimensional latent space, along quantiles of the prior.
+
+    Rows and columns go evenly through the prior's marginal of a dimension, by exact quantiles of a
+    standard normal prior and those of 10,000 draws of any other: where the dimensions are
+    independent, all images stand for as much of the prior.
 
     Args:
-        model: A model of images with two latent dimensions and a standard normal prior.
+        model: A model of images with two latent dimensions, which are any real numbers.
         side: How many images the square has on a side.
+        seed: Of the draws of a prior that is not standard normal.
         ax: Where to draw; a new figure if None.
 
     Returns:
         The axes, whose ticks are latent coordinates.
 
     Raises:
+        TypeError: If the latents are not any real numbers.
         ValueError: If the latent space has another number of dimensions, or the model generates no
-            images.
+            images, or takes a context.
 
     Example:
         >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
@@ -77,10 +83,14 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
     if dim != 2:
         hint = "Of other sizes, latent_scatter gives a picture."
         raise ValueError(_checks.expected("model", "2 latent dimensions", dim, hint))
-    quantiles = (torch.arange(_checks.positive_int("side", side)) + 0.5) / side
-    at = torch.special.ndtri(quantiles)
-    z = torch.cartesian_prod(at.flip(0), at).flip(1)  # row by row from the top, (z_1, z_2)
-    with torch.no_grad(), evaluating(model):
+    if model.takes_context:
+        what = "one that takes no context, which these images do not bring"
+        raise ValueError(_checks.expected("model", what, "one that takes it"))
+    quantiles = (torch.arange(_checks.positive_int("side", side), dtype=torch.double) + 0.5) / side
+    with torch.no_grad(), measuring(model, seed):
+        at = _quantiles(_real(model.prior()), quantiles)[0]
+        # Row by row from the top, (z_1, z_2).
+        z = torch.cartesian_prod(at[:, 1].flip(0), at[:, 0]).flip(1)
         pictures = model.decode(z.to(next(model.parameters())))
     check_images("model", pictures)
     ax = draw_grid(pictures, side, ax, margins=(0.5, 0.5)).ax
@@ -92,9 +102,9 @@ def manifold(model: VAE, *, side: int = 20, ax: "Axes | None" = None) -> "Axes":
     middle = [side // 2] * (count % 2)
     shown = [*lower, *middle, *(side - 1 - index for index in reversed(lower))]
     middles = np.asarray(shown) + 0.5
-    labels = [f"{at[index]:.1f}" for index in shown]
-    ax.set_xticks(middles / side * width - 0.5, labels)
-    ax.set_yticks((1 - middles / side) * height - 0.5, labels)
+    across, up = ([f"{column[index]:.1f}" for index in shown] for column in at.T)
+    ax.set_xticks(middles / side * width - 0.5, across)
+    ax.set_yticks((1 - middles / side) * height - 0.5, up)
     ax.set_xlabel("$z_1$")
     ax.set_ylabel("$z_2$")
     return ax
@@ -121,8 +131,9 @@ def traversals(
         x: A batch or a data set, the posterior mean of whose first image the paths go through;
             the prior's mean if None.
         data: What the nats of each dimension are measured on, as `vaekit.metrics.kl_by_dimension`
-            does: the dimensions that carry most come first. If None, they come in their order,
-            without nats.
+            does: the dimensions that carry most come first. Where posterior or prior has no
+            densities by dimension, those come first whose posterior means vary most. If None, they
+            come in their order, without numbers.
         rows: How many dimensions are drawn at most.
         columns: How many images are drawn of each.
         quantiles: From which quantile to which.
@@ -130,12 +141,12 @@ def traversals(
         ax: Where to draw; a new figure if None.
 
     Returns:
-        The axes: a row for each dimension, named by its number, counted from 0, and its nats.
+        The axes: a row for each dimension, named by its number, counted from 0, and its nats, or
+        the variance of its means.
 
     Raises:
         ImportError: If matplotlib is missing.
-        TypeError: If the latents are not any real numbers; or, given ``data``, if posterior or
-            prior has no densities by dimension.
+        TypeError: If the latents are not any real numbers.
         ValueError: If the model generates no images, or takes a context and there is no ``x`` to
             bring it; or if the quantiles are not two numbers between 0 and 1, the lower one first.
 
@@ -166,17 +177,13 @@ def traversals(
             raise ValueError(_checks.expected("x", what, None))
         else:
             prior, centre = model.prior(), None
-        if not is_real(prior):
-            what = "a model whose latents are any real numbers"
-            raise TypeError(_checks.expected("model", what, f"draws of {prior!r}"))
-        at, mean = _quantiles(prior, at_quantiles)
+        at, mean = _quantiles(_real(prior), at_quantiles)
         centre = mean if centre is None else centre
         dims = list(range(model.latent_dim))
         names = [f"dimension {dim}" for dim in dims]
         if data is not None:
-            carried = metrics.kl_by_dimension(model, loadable(data), seed=seed)
-            dims = carried.order.tolist()
-            names = [f"dimension {dim}\n{float(carried.mean[dim]):.2f} nats" for dim in dims]
+            dims, said = _by_use(model, loadable(data), seed)
+            names = [f"dimension {dim}\n{said[dim]}" for dim in dims]
         dims, names = dims[:rows], names[:rows]
         z = centre.repeat(len(dims), columns, 1)
         for row, dim in enumerate(dims):
@@ -426,6 +433,25 @@ def _between_0_and_1(argument: str, values: Any) -> tuple[float, float]:
     what = "two numbers between 0 and 1, the lower one first"
     _checks.require(0 < low < high < 1, argument, what, repr(values))
     return low, high
+
+
+def _real(prior: Distribution) -> Distribution:
+    """Return a prior, or say that its draws are not any real numbers."""
+    if not is_real(prior):
+        what = "a model whose latents are any real numbers"
+        raise TypeError(_checks.expected("model", what, f"draws of {prior!r}"))
+    return prior
+
+
+def _by_use(model: VAE, data: Any, seed: int) -> tuple[list[int], list[str]]:
+    """Return the dimensions, the most used first, and what is said of each, in their order."""
+    try:
+        carried = metrics.kl_by_dimension(model, data, seed=seed)
+        return carried.order.tolist(), [f"{float(each):.2f} nats" for each in carried.mean]
+    except TypeError:  # no densities by dimension
+        variance = metrics.active_units(model, data).variance
+        order: list[int] = variance.argsort(descending=True).tolist()
+        return order, [f"variance {float(each):.2f}" for each in variance]
 
 
 def _quantiles(prior: Distribution, quantiles: Tensor) -> tuple[Tensor, Tensor]:
