@@ -16,6 +16,7 @@ from pathlib import Path
 import results
 import torch
 import torch.nn.functional as F
+import turns
 
 import vaekit as vk
 
@@ -93,7 +94,9 @@ def main() -> None:
             held = results.read(args.json)
             held["rows"][key] = {
                 "k_nn": near.accuracy.mean,
+                "k_nn_error": near.accuracy.standard_error,
                 "linear": probe.accuracy.mean,
+                "linear_error": probe.accuracy.standard_error,
                 "loss": history["loss"][-1],
                 "minutes": trained[0],
                 "cpu_minutes": trained[1],
@@ -107,7 +110,22 @@ def main() -> None:
             }
             held["machine"] = results.machine(args.device, threads=torch.get_num_threads())
             print(f"{key}: k-NN {near.accuracy}, linear {probe.accuracy}", flush=True)
+            held["bars"] = bars(held["rows"])
             results.write(args.json, held)
+
+
+def bars(rows: dict[str, dict[str, float]]) -> dict[str, str]:
+    """Judge the best row of two latents, and of 16 the one of the best probe, by both."""
+    found = {}
+    two = [row["k_nn"] for key, row in rows.items() if key.endswith(", 2 latents")]
+    sixteen = {key: row for key, row in rows.items() if key.endswith(", 16 latents")}
+    if two:
+        found["k-NN, 2 latents"] = turns.judge(max(two), "at least", 0.75)
+    if sixteen:
+        best = max(sixteen, key=lambda key: sixteen[key]["linear"])
+        found[f"k-NN, {best}"] = turns.judge(sixteen[best]["k_nn"], "at least", 0.97)
+        found[f"linear probe, {best}"] = turns.judge(sixteen[best]["linear"], "at least", 0.95)
+    return found
 
 
 if __name__ == "__main__":
