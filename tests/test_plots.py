@@ -353,6 +353,17 @@ def test_neighbours_that_there_are_not(refuses: Refuses) -> None:
     assert not plt.get_fignums()
 
 
+def test_data_that_are_cut_off_are_warned_of() -> None:
+    x = 2 * torch.rand(6, 1, 4, 6) - 1
+    x[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])
+    words = "data: values from -1 to 1 are drawn as if they ended at 0 and 1"
+    for draw in (plots.reconstructions, plots.error_map):
+        with pytest.warns(UserWarning, match=words):
+            draw(_model(), x)
+    with pytest.warns(UserWarning, match="queries: values from -1 to 1"):
+        plots.nearest_neighbours(_model(), x.clamp(0, 1), x, k=1)
+
+
 # The manifold
 
 

@@ -1,6 +1,7 @@
 """What the pictures share: axes, grids of images, and the elements that they show."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -78,11 +79,16 @@ def new_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
 
 
 def check_images(argument: str, pictures: Tensor) -> None:
-    """Name what the pictures come from, where they are none."""
+    """Name what the pictures come from, where they are none; warn of data that will be cut off."""
     if pictures.ndim not in (3, 4) or (pictures.ndim == 4 and pictures.shape[1] not in (1, 3)):
         what = "images, of shape (1, H, W), (3, H, W) or (H, W)"
         got = f"elements of shape {tuple(pictures.shape[1:])}"
         raise ValueError(_checks.expected(argument, what, got))
+    if argument != "model" and pictures.numel():
+        low, high = (float(bound) for bound in pictures.aminmax())
+        if math.isfinite(high - low) and (low < 0 or high > 1):
+            what = f"values from {low:.3g} to {high:.3g} are drawn as if they ended at 0 and 1"
+            warnings.warn(f"{argument}: {what}. Scale images to [0, 1] to see all.", stacklevel=3)
 
 
 def draw_grid(
