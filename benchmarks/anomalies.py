@@ -61,7 +61,7 @@ def main() -> None:
         rows[str(digit)] = {name: area.mean for name, area in areas.items()}
         errors[str(digit)] = {name: area.standard_error for name, area in areas.items()}
         print(digit, *(f"{name} {area:.4f}" for name, area in rows[str(digit)].items()), flush=True)
-    of = {"mean": rows.keys(), "mean of those not chosen by": rows.keys() - CHOSEN_BY}
+    of = {"mean": rows.keys(), "mean of the seven others": rows.keys() - CHOSEN_BY}
     means = {
         name: {score: statistics.mean(rows[each][score] for each in digits) for score in SCORES}
         for name, digits in of.items()

@@ -222,7 +222,8 @@ def _told(name: str, args: argparse.Namespace) -> str:
             f"falling over {KL_OVER:.0%}",
             f"that of the total correlation {BETA[0]} to {BETA[1]}, {BETA_HOLD:.0%} and "
             f"{BETA_OVER:.0%}",
-            f"the layers beside z at {QUICKER['beta_tcvae_falling']} times the learning rate",
+            f"the layers beside z at {QUICKER['beta_tcvae_falling']} times the learning rate at "
+            "first, and at the same at the end",
         ],
         "factor_vae": ["gamma 10"],
     }.get(name, [])

@@ -12,6 +12,16 @@ import vaekit as vk
 DATA = torch.rand(90, 64, generator=torch.Generator().manual_seed(0))
 
 
+class Noting(Kill):
+    """Notes the first step that there was."""
+
+    began: int | None = None
+
+    def set_step(self, step: int) -> None:
+        super().set_step(step)
+        self.began = step if self.began is None else self.began
+
+
 def main() -> None:
     folder, kill = Path(sys.argv[1]), sys.argv[2:]
     torch.manual_seed(0)
@@ -21,7 +31,7 @@ def main() -> None:
     model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(3, [16], 64), likelihood))
 
     adversary = vk.objectives.AdversarialTotalCorrelation(vk.networks.mlp(3, [8], 1))
-    killed = Kill(int(kill[1]) if kill and os.environ["RANK"] == kill[0] else None)
+    killed = Noting(int(kill[1]) if kill and os.environ["RANK"] == kill[0] else None)
     objective = vk.Reconstruction() + vk.KL() + vk.TotalCorrelation() + adversary + killed
     history = vk.fit(
         model,
@@ -36,6 +46,7 @@ def main() -> None:
         checkpoint=vk.training.Checkpoints(folder / "checkpoints", every=3),
         resume=True,
     )
+    (folder / f"{os.environ['RANK']}.began").write_text(str(killed.began))
     (folder / f"{os.environ['RANK']}.txt").write_text(f"{history.step[-1]} {digest(model)}")
     torch.distributed.destroy_process_group()
 

@@ -275,16 +275,52 @@ def test_a_column_of_labels_and_columns_of_other_units(tmp_path: Path, monkeypat
         (["digits", "--standardize"], "--standardize: expected none but for a file of numbers"),
         (["digits", "--label", "kind"], "--label: expected none but for a file of numbers"),
         (["table.csv", "--label", "color"], "--label: expected one of"),
-        (["table.csv"], "could not convert string"),
+        (["table.csv"], "A column of words may be a --label"),
+        (["words.csv", "--label", "kind"], "at least one column of numbers"),
     ],
 )
 def test_labels_and_units_that_do_not_fit(
     words: list[str], said: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     flowers(tmp_path / "table.csv")
+    (tmp_path / "words.csv").write_text("kind\nlong\nshort\n")
     monkeypatch.chdir(tmp_path)
     assert said in fails(capsys, "train", *words, "--out", "run", *SMALL)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_column_that_is_constant_but_for_rounding(tmp_path: Path) -> None:
+    table = TABLE.copy()
+    table[:, 1] = 0.1
+    np.savetxt(tmp_path / "table.csv", table, delimiter=",")
+    command = ["train", str(tmp_path / "table.csv"), "--standardize"]
+    assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
+    units = json.loads((tmp_path / "run" / "config.json").read_text())["units"]
+    assert units["scale"][1] == 1
+
+
+def test_a_table_as_other_programs_write_it(tmp_path: Path, monkeypatch) -> None:
+    """With a mark before the first line, and words that numpy would cut off at #."""
+    seen: list[vk.datasets.ArrayDataset] = []
+    monkeypatch.setattr(
+        "vaekit.cli.fit",
+        lambda *given, **options: seen.append(given[2]) or vk.fit(*given, **options),
+    )
+    path, kinds = tmp_path / "table.csv", ["C", "C#", "é"]
+    lines = ["kind,a,b", *(f"{kinds[i % 3]},{i},{i * i}" for i in range(30))]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
+    command = ["train", str(path), "--label", "kind", "--out", str(tmp_path / "run")]
+    assert main([*command, *SMALL]) == 0
+    assert seen[0].classes == tuple(kinds)
+    path.write_text("\n".join("1,2" for _ in range(30)), encoding="utf-8-sig")
+    assert main(["train", str(path), "--out", str(tmp_path / "other"), *SMALL]) == 0
+    assert len(seen[1]) == 27
+
+
+def test_a_tracker_that_is_not_there_leaves_the_folder_free(tmp_path: Path, capsys) -> None:
+    command = "train", "digits", "--out", str(tmp_path / "run"), *SMALL
+    assert "log_with" in fails(capsys, *command, "--log-with", "tensorbord")
+    assert main(command) == 0
 
 
 def test_labels_of_an_archive(tmp_path: Path) -> None:

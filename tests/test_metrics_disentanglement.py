@@ -994,3 +994,9 @@ def test_a_split_is_not_taken_for_the_whole(refuses) -> None:
     words = "data: expected every combination of the factors", "got 614 of 6,144"
     for score in (metrics.factor_vae_score, metrics.beta_vae_score, metrics.encode_factors):
         refuses(ValueError, lambda score=score: score(held_out, same), *words)
+
+    class Longer(Made):
+        def __len__(self) -> int:
+            return 1000  # of an epoch, say
+
+    metrics.encode_factors(Longer(3, 4), same, 10)

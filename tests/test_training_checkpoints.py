@@ -260,6 +260,7 @@ def test_a_checkpoint_of_version_0_1(tmp_path: Path) -> None:
     """It was written by ``run(folder, 9, ema=0.9, scheduler=SCHEDULERS["steps"], ...)``."""
     folder = tmp_path / "run"
     shutil.copytree(Path(__file__).with_name("checkpoint_0_1"), folder)
+    assert load_checkpoint(tiny(), folder).step == [4, 8]
     options = {"scheduler": SCHEDULERS["steps"], "validation": DATA, "ema": 0.9}
     whole, _ = run(None, **options)
     with warnings.catch_warnings():
@@ -269,10 +270,8 @@ def test_a_checkpoint_of_version_0_1(tmp_path: Path) -> None:
     torch.testing.assert_close(dict(resumed.state_dict()), dict(whole.state_dict()))
 
 
-def test_a_checkpoint_of_a_newer_version(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vaekit.training.checkpoints._FORMAT", 2)
-    run(tmp_path)
-    monkeypatch.undo()
+def test_a_checkpoint_of_a_newer_version(tmp_path: Path) -> None:
+    storage.write(tmp_path, "step-00000003", {"format": 2, "all else": "of another kind"})
     before = files(tmp_path)
     for ask in (lambda: run(tmp_path, resume=True), lambda: load_checkpoint(tiny(), tmp_path)):
         with pytest.raises(ValueError, match="checkpoint: expected one of format 1 at most"):
@@ -299,6 +298,15 @@ class TestPatience:
         once_more, ended = run(tmp_path, resume=True, **options)
         assert alike(whole, once_more)
         assert numbers(ended) == numbers(history)
+
+    def test_patience_from_the_middle_is_refused(self, tmp_path: Path, refuses) -> None:
+        """The weights of the rows before were not kept for it."""
+        options = {"validation": DATA, "validate_every": 2}
+        run(tmp_path, **options)
+        again = {"steps": 20, "resume": True, "progress": False, "batch_size": 32, "seed": 0}
+        again |= options | {"checkpoint": tmp_path, "patience": 3}
+        words = "patience: expected False, as in the checkpoint"
+        refuses(ValueError, lambda: fit(tiny(), elbo() + Stop(None), DATA, **again), words)
 
     def test_more_patience_goes_on(self, tmp_path: Path) -> None:
         options = {"validation": DATA, "validate_every": 2, "steps": 60, "learning_rate": 0.3}

@@ -205,6 +205,8 @@ def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -
     assert ends("killed") == []
     assert launch("accelerate", "killed") == 0
     assert ends("killed") == ends("alone")
+    began = [(tmp_path / "killed" / f"{rank}.began").read_text() for rank in (0, 1)]
+    assert began == ["9", "9"]
     first, second = ends("alone")
     assert first == second
     assert first.startswith("20 ")

@@ -89,7 +89,7 @@ _OF_FIT = (
     *("clip_grad_norm", "accumulate", "ema", "precision", "channels_last", "seed", "compile"),
     "log_with",
 )
-_FREE = ("epochs", "steps", "device", "patience", "checkpoint_every", "log_with")  # to go on with
+_FREE = ("epochs", "steps", "device", "checkpoint_every", "log_with")  # to go on with
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -225,6 +225,8 @@ def _train(args: argparse.Namespace) -> int:
         raise
     _write_json(args.out / "history.json", history.to_dict())
     text = f"A {config['recipe']} of {config['data']}, after {history.step[-1]} steps."
+    if "units" in config:
+        text += " Its columns are standardised; config.json of the run holds their units."
     model.save_pretrained(args.out / "model", text=text)
     _draw(args.out, model, test, history, config["seed"])
     print(f"{args.out}: {history}")
@@ -282,6 +284,8 @@ def _report(args: argparse.Namespace) -> int:
     history = History(**json.loads((args.folder / "history.json").read_text(encoding="utf-8")))
     out = args.out or args.folder / "report.html"
     title = f"Report of {args.folder.name}"
+    if _read_config(args.folder)["standardize"]:
+        title += ", in standardised columns"
     print(plots.report(model, test, out, history=history, title=title, seed=args.seed))
     return 0
 
@@ -384,7 +388,7 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     if "units" not in config:
         known = np.asarray(values[rows.numpy()], dtype=np.float64)
         scale = known.std(0)
-        scale[scale == 0] = 1
+        scale[np.ptp(known, axis=0) == 0] = 1
         config["units"] = {"mean": known.mean(0).tolist(), "scale": scale.tolist()}
     return (values - np.array(config["units"]["mean"])) / np.array(config["units"]["scale"])
 
@@ -425,20 +429,33 @@ def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]]:
 
 def _table(path: Path, label: str | None) -> tuple[Any, Any]:
     """Read a table with or without a line of names; return the labels apart."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        first = next(csv.reader(lines), [])
-    if label is None:
-        named = not all(_is_number(each) for each in first)
-        return np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2), None
-    names = [each.strip() for each in first]
-    _checks.one_of("--label", label, names)
-    column = names.index(label)
-    read = partial(np.loadtxt, path, delimiter=",", skiprows=1, quotechar='"')
-    labels = read(usecols=column, dtype=str, ndmin=1)
-    if all(_is_number(each) for each in labels):
-        numbers = labels.astype(float)
-        labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
-    return read(usecols=[i for i in range(len(names)) if i != column], ndmin=2), labels
+    coding = "utf-8-sig"  # which some programs begin with a mark
+    with path.open(encoding=coding, newline="") as lines:
+        names = [each.strip() for each in next(csv.reader(lines), [])]
+    named = label is not None or not all(map(_is_number, names))
+    read = partial(
+        np.loadtxt,
+        path,
+        delimiter=",",
+        comments=None,
+        quotechar='"',
+        skiprows=int(named),
+        encoding=coding,
+    )
+    columns, labels = list(range(len(names))), None
+    if label is not None:
+        _checks.one_of("--label", label, names)
+        labels = read(usecols=columns.pop(names.index(label)), dtype=str, ndmin=1)
+        if all(map(_is_number, labels)):
+            numbers = labels.astype(float)
+            labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
+    _checks.require(bool(columns), "data", "at least one column of numbers", f"{names}")
+    try:
+        return read(usecols=columns, ndmin=2), labels
+    except ValueError as error:
+        hint = f"{error}. A column of words may be a --label."
+        message = _checks.expected("data", "a table of numbers", path.name, hint)
+        raise ValueError(message) from error
 
 
 def _is_number(text: str) -> bool:

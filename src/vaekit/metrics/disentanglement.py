@@ -56,7 +56,11 @@ _CONSTANT = 1e-12  # a variance, or an information in nats, below this is roundi
 
 @runtime_checkable
 class GroundTruth(Protocol):
-    """Data that are made to order from factors."""
+    """Data that are made to order from factors.
+
+    Where they have a length, one below the product of the sizes tells of a part of the whole, which
+    the scores refuse: they draw any combination.
+    """
 
     @property
     def factor_sizes(self) -> Sequence[int]:
@@ -799,8 +803,9 @@ class _Sampler:
         if len(self.open) < 2:
             what = "at least two factors of more than one value"
             raise ValueError(_checks.expected("data", what, f"factor_sizes {tuple(self.sizes)}"))
-        count, every = len(data) if isinstance(data, Sized) else None, math.prod(self.sizes)
-        if count not in (None, every):
+        every = math.prod(self.sizes)
+        count = len(data) if isinstance(data, Sized) else every
+        if count < every:  # part of a product, whose images are those of the whole
             what = "every combination of the factors, which this draws from"
             hint = "Of a split, encode the images, and score codes and factors."
             raise ValueError(_checks.expected("data", what, f"{count:,} of {every:,}", hint))

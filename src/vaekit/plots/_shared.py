@@ -42,6 +42,7 @@ __all__ = [
 
 _LARGEST = 8.5  # inches: of a larger figure, shrunk to a page, letters cannot be read
 _PICTURE = 0.8
+_SHADE = 1 / 255  # that nobody sees
 
 
 class Elements(NamedTuple):
@@ -86,7 +87,8 @@ def check_images(argument: str, pictures: Tensor) -> None:
         raise ValueError(_checks.expected(argument, what, got))
     if argument != "model" and pictures.numel():
         low, high = (float(bound) for bound in pictures.aminmax())
-        if math.isfinite(high - low) and (low < 0 or high > 1):
+        # Beyond what resizing leaves.
+        if math.isfinite(high - low) and (low < -_SHADE or high > 1 + _SHADE):
             what = f"values from {low:.3g} to {high:.3g} are drawn as if they ended at 0 and 1"
             warnings.warn(f"{argument}: {what}. Scale images to [0, 1] to see all.", stacklevel=3)
 

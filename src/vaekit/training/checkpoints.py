@@ -219,7 +219,7 @@ class Writer:
             self.write(self._at)
             return self._at
         for name, value in self.settings.items():
-            before = state["settings"].get(name)
+            before = state["settings"].get(name, value)  # of a version that did not write it
             if before != value:
                 what = f"{before!r}, as in the checkpoint that the run goes on from"
                 raise ValueError(_checks.expected(name, what, repr(value)))
@@ -346,7 +346,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise storage.DamagedFileError(path, "it holds no state of a run")
     if state["format"] > _FORMAT:
-        got = f"{path.name}, of format {state['format']} by {state['history']['versions']}"
+        got = f"{path.name}, of format {state['format']}"
         raise ValueError(_checks.expected("checkpoint", f"one of format {_FORMAT} at most", got))
     return state
 

@@ -39,7 +39,7 @@ from vaekit.training.measures import (
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
-from vaekit.training.trackers import tracking
+from vaekit.training.trackers import trackers, tracking
 from vaekit.training.world import Share, World
 from vaekit.vae import VAE, VAEOutput
 
@@ -234,6 +234,8 @@ def fit(
         what = "None beside an optimizer, which has a rate of its own"
         _checks.require(optimizer is None, "learning_rate", what, learning_rate)
     checkpoints = _as_checkpoints(checkpoint, resume)
+    # Before anything is written, whatever is wrong with it.
+    world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
     order = None
     if seed is not None or world.size > 1:
         shared = world.agreed(lambda: int(torch.randint(2**32, ()))) if seed is None else seed
@@ -328,6 +330,7 @@ def fit(
         "objective": re.sub(" at 0x[0-9a-f]+", "", repr(objective)),
         "validation": validation is not None,
         "validate_every": validate_every,
+        "patience": patience is not None,
         "clip_grad_norm": clip_grad_norm,
         "accumulate": accumulate,
         "ema": ema,

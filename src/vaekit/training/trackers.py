@@ -9,7 +9,7 @@ from vaekit import _checks
 from vaekit.training.rows import TrainingState
 from vaekit.training.world import World
 
-__all__ = ["tracking"]
+__all__ = ["trackers", "tracking"]
 
 
 @contextmanager
