@@ -105,6 +105,13 @@ def test_it_runs_on_photos(name: str, run: Run, photos: str) -> None:
     assert found["unseen"].shape[1:] == (3, 32, 32)
 
 
+def test_the_autoencoder_of_colour_images_can_be_as_large_as_taesd(run: Run, monkeypatch) -> None:
+    shorten(monkeypatch, "digits", 20)
+    model = run("compress", "--width", "64", "--blocks", "3")["model"]
+    for part in (model.encoder, model.decoder):
+        assert sum(each.numel() for each in part.parameters()) == pytest.approx(1.22e6, rel=0.01)
+
+
 def test_the_areas_of_every_class(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch, "digits", 150)
     found = run("anomalies", "--inlier", "all")
