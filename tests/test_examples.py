@@ -134,7 +134,7 @@ def test_it_runs_on_other_data(name: str, data: str, run: Run, monkeypatch) -> N
     draws = torch.Generator().manual_seed(0)
 
     def made(*args: object, **options: object) -> list[vk.datasets.ArrayDataset]:
-        count = MOST.get(name, 200)
+        count = MOST.get(name, 300)
         x = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=draws)
         labels, scale = torch.arange(count) % 10, 255.0
         one = vk.datasets.from_tensors(
@@ -147,6 +147,5 @@ def test_it_runs_on_other_data(name: str, data: str, run: Run, monkeypatch) -> N
 
 
 def test_the_published_sprites(run: Run, tmp_path: Path, monkeypatch) -> None:
-    small = vk.datasets.sprites().select(scale=[0, 5], x=range(0, 32, 2), y=range(0, 32, 2))
-    monkeypatch.setattr(vk.datasets, "dsprites", lambda path: small)
+    monkeypatch.setattr(vk.datasets, "dsprites", lambda path: vk.datasets.sprites())
     run("disentangle", "--data", str(tmp_path / "sprites.npz"))
