@@ -640,9 +640,8 @@ class TestHub:
         import huggingface_hub
 
         store = tmp_path / "hub"
-        api = create_autospec(
-            huggingface_hub.HfApi
-        )  # which refuses what the real one does not take
+        # Which refuse what the real ones do not take.
+        api = create_autospec(huggingface_hub.HfApi)
         address = huggingface_hub.RepoUrl("https://huggingface.co/me/digits")
         api.return_value.create_repo.return_value = address
         api.return_value.upload_folder.side_effect = lambda **given: shutil.copytree(

@@ -305,7 +305,7 @@ class TestPatience:
         run(tmp_path, **options)
         again = {"steps": 20, "resume": True, "progress": False, "batch_size": 32, "seed": 0}
         again |= options | {"checkpoint": tmp_path, "patience": 3}
-        words = "patience: expected False, as in the checkpoint"
+        words = "patience: expected None, as in the checkpoint"
         refuses(ValueError, lambda: fit(tiny(), elbo() + Stop(None), DATA, **again), words)
 
     def test_more_patience_goes_on(self, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
-from vaekit.metrics.means import Collected, Mean, mean_of
+from vaekit.metrics.means import Collected, Mean, mean_of, share_below
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -74,18 +74,11 @@ def auroc(scores: Shaped[Tensor, " n"], labels: Shaped[Tensor, " n"]) -> Mean:
     _checks.require(found == [0, 1], "labels", "values 0 and 1, both of them", found[:5])
     _checks.finite("scores", scores)
     values = scores.detach().cpu().double()
-    high, low = values[kinds == 1], values[kinds == 0].sort().values
-    # Of each 1 the share of zeros below it, and of each 0 that of ones above it; ties count half.
-    below = _below(high, low)
-    above = 1 - _below(low, high.sort().values)
+    high, low = values[kinds == 1], values[kinds == 0]
+    # Of each 1 the share of zeros below it, and of each 0 that of ones above it.
+    below, above = share_below(high, low), 1 - share_below(low, high)
     first, second = mean_of(below), mean_of(above)  # of the same mean
     return Mean(first.mean, math.hypot(first.standard_error, second.standard_error))
-
-
-def _below(values: Tensor, among: Tensor) -> Tensor:
-    """Return the share of sorted numbers that lie below each value, ties counting half."""
-    left, right = (torch.searchsorted(among, values, side=side) for side in ("left", "right"))
-    return (left + right).double() / (2 * len(among))
 
 
 def anomaly_scores(

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vaekit import _checks
-from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.means import Mean, mean_of, share_below
 from vaekit.metrics.representation import Array, as_points, as_whole_numbers, scikit_learn, split
 
 __all__ = [
@@ -956,17 +956,10 @@ def _standardised(table: Array) -> Array:
 
 def _area_terms(chance: Array, is_class: Array) -> Array:
     """Return what each element adds, to first order, to the area under a ROC curve."""
-
-    def below(values: Array, among: Array) -> Array:
-        ordered = np.sort(among)
-        sides = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
-        share: Array = (sides[0] + sides[1]) / (2 * len(among))
-        return share
-
-    inside, outside, share = chance[is_class], chance[~is_class], is_class.mean()
-    terms = np.empty(len(chance))
-    terms[is_class] = below(inside, outside)
-    terms[~is_class] = 1 - below(outside, inside)
+    inside, outside = (torch.from_numpy(chance[part]) for part in (is_class, ~is_class))
+    terms, share = np.empty(len(chance)), is_class.mean()
+    terms[is_class] = share_below(inside, outside)
+    terms[~is_class] = 1 - share_below(outside, inside)
     scaled: Array = (terms - terms[is_class].mean()) / np.where(is_class, share, 1 - share)
     return scaled
 

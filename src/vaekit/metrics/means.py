@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Collected", "Mean", "mean_of"]
+__all__ = ["Collected", "Mean", "mean_of", "share_below"]
 
 
 class Mean(NamedTuple):
@@ -59,3 +59,14 @@ def mean_of(values: Tensor) -> Mean:
     values = values.double()
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan
     return Mean(float(values.mean()), error)
+
+
+def share_below(values: Tensor, among: Tensor) -> Tensor:
+    """Return the share of some numbers that lie below each value, ties counting half.
+
+    Shape:
+        ``values: (N,)``, ``among: (M,)``; returns ``(N,)``, in double precision.
+    """
+    ordered = among.sort().values
+    left, right = (torch.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (left + right).double() / (2 * len(ordered))

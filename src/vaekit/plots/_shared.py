@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from vaekit import _checks, datasets
+from vaekit import _checks, datasets, metrics
 from vaekit.distributions.supports import innermost
 from vaekit.training.measures import dtype_of
 from vaekit.vae import VAE
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Elements",
     "Grid",
+    "by_use",
     "check_images",
     "class_names",
     "codes",
@@ -228,6 +229,17 @@ def decode_rows(model: VAE, z: Tensor, context: Tensor | None = None) -> Tensor:
     pictures = model.decode(z.flatten(0, 1), context)
     check_images("model", pictures)
     return pictures
+
+
+def by_use(model: VAE, data: Any, seed: int) -> tuple[list[int], list[str]]:
+    """Return the dimensions, the most used first, and what is said of each, in their order."""
+    try:
+        carried = metrics.kl_by_dimension(model, data, seed=seed)
+        return carried.order.tolist(), [f"{float(each):.2f} nats" for each in carried.mean]
+    except TypeError:  # no densities by dimension
+        variance = metrics.active_units(model, data).variance
+        order: list[int] = variance.argsort(descending=True).tolist()
+        return order, [f"variance {float(each):.2f}" for each in variance]
 
 
 def is_real(distribution: Distribution) -> bool:

@@ -15,6 +15,7 @@ from vaekit import _checks, datasets, metrics
 from vaekit.distributions import DiagonalGaussian
 from vaekit.plots._shared import (
     Elements,
+    by_use,
     class_names,
     codes,
     elements,
@@ -418,11 +419,7 @@ def _most_used(model: VAE, shown: Sequence[Elements], seed: int) -> list[int]:
     batches = [datasets.Batch(part.x, part.target, part.context) for part in shown]
     if model.latent_dim <= 2:
         return list(range(model.latent_dim))
-    try:
-        order = metrics.kl_by_dimension(model, batches, seed=seed).order
-    except TypeError:  # no densities by dimension
-        order = metrics.active_units(model, batches).variance.argsort(descending=True)
-    return [int(dim) for dim in order[:2]]
+    return by_use(model, batches, seed)[0][:2]
 
 
 def _density(

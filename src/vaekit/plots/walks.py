@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vaekit import _checks, metrics
+from vaekit import _checks
 from vaekit.distributions import StandardGaussian
 from vaekit.plots._shared import (
+    by_use,
     check_images,
     class_names,
     codes,
@@ -182,7 +183,7 @@ def traversals(
         dims = list(range(model.latent_dim))
         names = [f"dimension {dim}" for dim in dims]
         if data is not None:
-            dims, said = _by_use(model, loadable(data), seed)
+            dims, said = by_use(model, loadable(data), seed)
             names = [f"dimension {dim}\n{said[dim]}" for dim in dims]
         dims, names = dims[:rows], names[:rows]
         z = centre.repeat(len(dims), columns, 1)
@@ -441,17 +442,6 @@ def _real(prior: Distribution) -> Distribution:
         what = "a model whose latents are any real numbers"
         raise TypeError(_checks.expected("model", what, f"draws of {prior!r}"))
     return prior
-
-
-def _by_use(model: VAE, data: Any, seed: int) -> tuple[list[int], list[str]]:
-    """Return the dimensions, the most used first, and what is said of each, in their order."""
-    try:
-        carried = metrics.kl_by_dimension(model, data, seed=seed)
-        return carried.order.tolist(), [f"{float(each):.2f} nats" for each in carried.mean]
-    except TypeError:  # no densities by dimension
-        variance = metrics.active_units(model, data).variance
-        order: list[int] = variance.argsort(descending=True).tolist()
-        return order, [f"variance {float(each):.2f}" for each in variance]
 
 
 def _quantiles(prior: Distribution, quantiles: Tensor) -> tuple[Tensor, Tensor]:

@@ -234,8 +234,8 @@ def fit(
         what = "None beside an optimizer, which has a rate of its own"
         _checks.require(optimizer is None, "learning_rate", what, learning_rate)
     checkpoints = _as_checkpoints(checkpoint, resume)
-    # Before anything is written, whatever is wrong with it.
-    world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
+    # Before anything is written, whatever is wrong with them.
+    made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
     order = None
     if seed is not None or world.size > 1:
         shared = world.agreed(lambda: int(torch.randint(2**32, ()))) if seed is None else seed
@@ -330,7 +330,7 @@ def fit(
         "objective": re.sub(" at 0x[0-9a-f]+", "", repr(objective)),
         "validation": validation is not None,
         "validate_every": validate_every,
-        "patience": patience is not None,
+        "patience": None if patience is None else "a number of rows",
         "clip_grad_norm": clip_grad_norm,
         "accumulate": accumulate,
         "ema": ema,
@@ -394,7 +394,7 @@ def fit(
     try:
         with (
             dataset_size(objective, size),
-            tracking(log_with, log_dir, settings, world) as loggers,
+            tracking(made, settings, world) as loggers,
             _interruptible() as interrupted,
             _Bar(total_steps, progress and world.leads, step) as bar,
         ):

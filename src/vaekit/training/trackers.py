@@ -1,6 +1,6 @@
 """Sending what training measures to TensorBoard, or to any tracker that accelerate knows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -14,20 +14,19 @@ __all__ = ["trackers", "tracking"]
 
 @contextmanager
 def tracking(
-    log_with: Any, log_dir: str | PathLike[str], settings: Mapping[str, Any], world: World
+    made: Sequence[Any], settings: Mapping[str, Any], world: World
 ) -> Iterator[list[Callable[[TrainingState], None]]]:
     """Start trackers, yield what is to be called at the end of each row, and finish them.
 
     Args:
-        log_with: As for `fit`.
-        log_dir: As for `fit`.
+        made: The trackers.
         settings: What the run is begun with.
         world: The processes, of which the first speaks.
     """
     found: list[Any] = []
 
     def start() -> None:
-        found.extend(trackers(log_with, log_dir))
+        found.extend(made)
         for tracker in found:
             tracker.start()
             tracker.store_init_configuration(dict(settings))
