@@ -40,7 +40,8 @@ def test_the_metrics_show_what_their_rooms_do() -> None:
     ]
     names = [name for room in rooms for name in room.__all__]
     assert len(rooms) > 5
-    inside = {"Collected", "mean_of"}  # what the rooms share, and users do not need
+    # what the rooms share, and users do not need
+    inside = {"Collected", "mean_of", "share_below"}
     assert sorted(names) == sorted({*vk.metrics.__all__, *inside})
     for name in vk.metrics.__all__:
         assert getattr(vk.metrics, name).__doc__, name
