@@ -651,6 +651,34 @@ def test_the_error_of_an_area_is_that_of_its_parts() -> None:
     assert found.standard_error**2 == pytest.approx(delong, rel=3 / min(len(ones), len(zeros)))
 
 
+def test_the_error_of_explicitness_is_that_of_leaving_each_element_out() -> None:
+    """Over factors of several values: the jackknife of the same classifiers' answers."""
+    codes, factors = partly(1500)
+    found = metrics.explicitness(codes, factors)
+    train, test = split(len(codes), PART, 0)
+    mean, spread = codes[train].mean(0), codes[train].std(0, correction=0)
+    x = ((codes - mean) / spread.where(spread > 1e-9, 1)).numpy()
+    regression = linear_model.LogisticRegression(max_iter=10_000)
+    n, curves, left_out = len(test), 0, torch.zeros(len(test), dtype=torch.double)
+    for factor in factors.T:
+        chances = torch.from_numpy(regression.fit(x[train], factor[train]).predict_proba(x[test]))
+        values = factor.unique()
+        for chance, value in zip(chances.T, values, strict=True):
+            inside = factor[test] == value
+            a, b = chance[inside], chance[~inside]
+            won = (a[:, None] > b).double() + (a[:, None] == b).double() / 2
+            area = torch.empty(n, dtype=torch.double)
+            area[inside] = (won.sum() - won.sum(1)) / ((len(a) - 1) * len(b))
+            area[~inside] = (won.sum() - won.sum(0)) / (len(a) * (len(b) - 1))
+            left_out += area / len(values) / len(factors.T)
+            curves += 1
+    assert curves == 9
+    squares = (left_out - left_out.mean()).square().sum().item()
+    smallest = min(Counter(factors[test, 2].tolist()).values())
+    assert smallest > 90
+    assert found.standard_error**2 == pytest.approx((n - 1) / n * squares, rel=3 / smallest)
+
+
 def test_perfect_codes_have_no_error() -> None:
     factors = grid(3, 4, times=20)
     for name in ("mig", "sap of quantities", "modularity", "explicitness"):

@@ -173,6 +173,38 @@ def test_equals_stand_by_each_other_whatever_the_order() -> None:
     assert shifted[:2] == pytest.approx(found[0][:2], abs=1e-12)
 
 
+def test_the_probe_divides_as_in_a_plain_version() -> None:
+    """The least cross-entropy of a standardised code, plus half the squares of the weights."""
+    codes, labels = classes(400, apart=1.5)
+    codes = codes * torch.tensor([5.0, 0.3]) + 2
+    found = metrics.linear_probe(codes, labels)
+    train, test = (torch.from_numpy(part) for part in metrics.split(400, 0.25, 0))
+    x = codes.double()
+    x = (x - x[train].mean(0)) / x[train].var(0, correction=0).sqrt()
+    weight = torch.zeros(2, 3, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(3, dtype=torch.double, requires_grad=True)
+    options = {"max_iter": 500, "tolerance_grad": 1e-10, "line_search_fn": "strong_wolfe"}
+    optimiser = torch.optim.LBFGS([weight, bias], **options)
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits = x[train] @ weight + bias
+        own = logits.gather(1, labels[train, None]).squeeze(1)
+        value = (logits.logsumexp(1) - own).sum() + weight.square().sum() / 2
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    assert weight.grad is not None
+    assert weight.grad.abs().max() < 1e-4
+    right = ((x[test] @ weight + bias).argmax(1) == labels[test]).double().mean().item()
+    assert 0.5 < right < 0.95
+    assert found.accuracy.mean == pytest.approx(right, abs=1e-12)
+    assert found.accuracy.standard_error == pytest.approx((right * (1 - right) / 99) ** 0.5)
+    commonest = labels[train].bincount().argmax()
+    assert found.chance == pytest.approx((labels[test] == commonest).double().mean().item())
+
+
 @pytest.mark.parametrize("k", [1, 4])
 def test_the_neighbours_vote_as_in_a_plain_version(k: int) -> None:
     codes, labels = classes(120, apart=1.5)
