@@ -247,7 +247,6 @@ def test_size(data: Any, count: int | None) -> None:
         (ValueError, iter(()), ("train: expected at least one batch", "none")),
         (TypeError, ["x"], ("batch: expected", "str")),
     ],
-    ids=str,
 )
 def test_what_is_no_data_is_named(
     error: type[Exception], data: Any, words: tuple[str, ...], refuses: Refuses

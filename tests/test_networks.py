@@ -326,7 +326,6 @@ def _dense(**options: Any) -> Network:
             )
         ),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_named(
     error: type[Exception],
