@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torchmetrics
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 import vaekit as vk
 
@@ -300,6 +300,27 @@ def spread(folder: Path) -> dict[str, object]:
     return found
 
 
+def batches() -> list[dict[str, torch.Tensor]]:
+    """The first two batches, whole."""
+    return [*DataLoader(data(), max(SIZES))][:2]
+
+
+def dealt(rank: int, count: int) -> list[dict[str, torch.Tensor]]:
+    """A process's part of them: of some the second is larger, and some have a third."""
+    own, more = [], [0, rank % 2]
+    for batch, larger in zip(batches(), more, strict=True):
+        part = {key: value.chunk(count)[rank] for key, value in batch.items()}
+        extra = {key: value.repeat(2, 1)[: len(value) + larger] for key, value in part.items()}
+        own.append(extra)
+    return own + own[:1] * (rank % 2)
+
+
+def interleaved(count: int) -> list[int]:
+    """The order in which a sampler deals elements to processes, a batch after the other."""
+    rows = torch.arange(16).view(-1, count)
+    return [int(row) for part in rows.split(8 // count) for row in part.T.flatten()]
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     results = {f"{name}, {n}": trained(name, n) for name in OBJECTIVES for n in (1, 3)}
@@ -308,6 +329,14 @@ def main() -> None:
         results[f"loader, {workers}"] = trained("stratified", source=loader)
     whole = [*DataLoader(data(), max(SIZES))]
     results["batches"] = trained("mmd", source=whole)
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    results["dealt"] = trained("mmd", source=dealt(rank, count), divided=True)
+    elements = torch.utils.data.Subset(data(), range(16))
+    sampler = DistributedSampler(elements, count, rank, shuffle=False)
+    loader = DataLoader(elements, 8 // count, sampler=sampler)
+    results["sampled"] = trained("stratified", source=loader, divided=True)
+    own = data().subset(range(rank, sum(SIZES), count))  # of which some have one more
+    results["of arrays"] = trained("stratified", source=own, divided=True)
     results["sharing"] = sharing(folder)
     for name in ("elbo", "iwae", "stratified", "mmd", "factor"):
         for parts in (1, 3):

@@ -258,3 +258,19 @@ def test_what_is_no_data_is_named(
 def test_a_batch_size_is_a_whole_number(batch_size: Any, refuses: Refuses) -> None:
     words = ("batch_size: expected", "whole number above 0", repr(batch_size))
     refuses(ValueError, lambda: loader(from_tensors(X), batch_size), *words)
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "dynamic"])
+def test_parts_put_together_are_the_batch(binarize: Any) -> None:
+    x = torch.rand(10, 1, 3, 3)
+    data = from_tensors(x, torch.arange(10), x + 1, binarize=binarize)
+
+    def made() -> Any:
+        return loader(data, 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+    pieces = slice(0, 1), slice(1, 3), slice(3, 4)
+    parted = [[gather(part=piece) for _, gather in made().ungathered()] for piece in pieces]
+    assert [count for count, _ in made().ungathered()] == [4, 4, 2]
+    for batch, *parts in zip(made(), *parted, strict=True):
+        for name, values in batch.items():
+            assert torch.equal(torch.cat([part[name] for part in parts]), values)

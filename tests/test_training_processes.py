@@ -60,6 +60,26 @@ class TestGradients:
         _same(ranks, "batches", processes.trained("mmd", source=batches))
 
 
+class TestDivided:
+    """Data of which each process is given a part of its own."""
+
+    def test_batches_are_those_of_all(self, ranks) -> None:
+        _same(ranks, "dealt", processes.trained("mmd", source=processes.batches()))
+
+    def test_elements_that_a_sampler_deals_out(self, ranks) -> None:
+        order = processes.interleaved(len(ranks))
+        elements = torch.utils.data.Subset(processes.data(), range(16))
+        loader = DataLoader(elements, 8, sampler=order)
+        _same(ranks, "sampled", processes.trained("stratified", source=loader))
+
+    def test_arrays_in_an_order_of_their_own(self, ranks) -> None:
+        losses, weights = ranks[0]["of arrays"]
+        steps = {2: 2, 4: 1}[len(ranks)]
+        assert all(len(row) == steps for row in losses.values())
+        for rank in ranks:
+            torch.testing.assert_close(rank["of arrays"][1], weights, rtol=0, atol=0)
+
+
 class TestSharing:
     def test_all_end_alike(self, ranks) -> None:
         first, *others = (rank["sharing"] for rank in ranks)

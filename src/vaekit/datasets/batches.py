@@ -1,6 +1,6 @@
 """What a batch is, in whatever form data come."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from vaekit import _checks
 from vaekit.datasets.arrays import ArrayDataset, from_tensors
 
-__all__ = ["Batch", "batches", "is_batch", "loader", "size", "unpack"]
+__all__ = ["ArrayBatches", "Batch", "batches", "is_batch", "loader", "size", "unpack"]
 
 
 class Batch(NamedTuple):
@@ -144,7 +144,7 @@ def loader(
     if size(data) == 0:
         raise ValueError(_checks.expected(argument, "at least one element", "none"))
     if isinstance(data, ArrayDataset):
-        return _Batches(data, batch_size, shuffle, generator)
+        return ArrayBatches(data, batch_size, shuffle, generator)
     if isinstance(data, IterableDataset):
         return DataLoader(data, batch_size)
     if _is_dataset(data):
@@ -158,7 +158,7 @@ def loader(
     return data
 
 
-class _Batches:
+class ArrayBatches:
     """The batches of arrays in memory, each gathered whole."""
 
     def __init__(
@@ -171,6 +171,14 @@ class _Batches:
         return -(-len(self._data) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        for _, gather in self.ungathered():
+            yield gather()
+
+    def ungathered(self) -> Iterator[tuple[int, Callable[..., Any]]]:
+        """Go through the sizes of batches, with what gathers each, or a ``part=`` of it.
+
+        The ones of a dynamic binarisation are those of the whole batch, whatever part is gathered.
+        """
         # Nothing is drawn before the first batch is asked for: Lightning calls iter() to look.
         data, rows, coins = self._data, torch.arange(len(self._data)), None
         if self._shuffle:
@@ -178,7 +186,8 @@ class _Batches:
         if self.generator is not None and data.binarize == "dynamic":
             seed = torch.randint(2**63 - 1, (), generator=self.generator)
             coins = Generator(data.device).manual_seed(int(seed))
-        yield from map(partial(data.gather, generator=coins), rows.split(self._batch_size))
+        for batch in rows.split(self._batch_size):
+            yield len(batch), partial(data.gather, batch, coins)
 
 
 def batches(

@@ -67,6 +67,7 @@ def fit(
     channels_last: bool = False,
     recompute: bool = False,
     shard: bool | str = False,
+    divided: bool = False,
     samples: int | None = None,
     corruption: Callable[[Tensor], Tensor] | None = None,
     patience: int | None = None,
@@ -137,6 +138,12 @@ def fit(
             that is too large for one, and held by the processor. The model stays spread, and
             whatever is asked of it has to be asked in every process; callbacks are called in all.
             Checkpoints hold it whole.
+        divided: Whether each of several processes is given a part of the data alone, as where a
+            library deals out the shards of a stream (webdataset's ``nodesplitter``, Hugging Face's
+            ``split_dataset_by_node``) or a ``DistributedSampler`` the elements. A batch is then
+            that of every process put together, each cut to the smallest, and an epoch ends where
+            one process has no more; ``batch_size`` is that of each. Otherwise all are given the
+            same data, and take their part of every batch by themselves.
         samples: How many draws of z each element has, for objectives that take several.
         corruption: What is done to the input of the encoder, a function of the batch ``x``; what is
             to be reconstructed stays as it was. Validation data are corrupted likewise.
@@ -204,6 +211,7 @@ def fit(
     home = named_device("shard", shard) if isinstance(shard, str) else device_of(model)
     world = World.joined(home)
     _say_ignored(precision, accumulate, shard)
+    divided = divided and world.size > 1
     spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
     if spread:
         _check_spread(optimizer, ema, precision, channels_last, compile)
@@ -240,7 +248,8 @@ def fit(
     if seed is not None or world.size > 1:
         shared = world.agreed(lambda: int(torch.randint(2**32, ()))) if seed is None else seed
         set_seed(fork_seed(shared, " ".join(["noise", *[str(world.rank)] * (world.rank > 0)])))
-        order = torch.Generator().manual_seed(fork_seed(shared, "data"))
+        own = [str(world.rank)] * (divided and world.rank > 0)
+        order = torch.Generator().manual_seed(fork_seed(shared, " ".join(["data", *own])))
     if isinstance(validation, Iterator):
         what = "data that can be gone through again"
         raise TypeError(_checks.expected("validation", what, type(validation).__name__))
@@ -249,7 +258,8 @@ def fit(
         _check_same_shape(data, validation)
         _check_last_batch(objective, "validation", validation, batch_size)
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
-    _check_last_batch(objective, "data", data, batch_size)
+    if not divided:
+        _check_last_batch(objective, "data", data, batch_size)
 
     device = world.device_for(home)
     if not spread:
@@ -318,7 +328,8 @@ def fit(
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     parts |= {} if scaler is None else {"scaler": scaler}
     parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
-    size = datasets.size(data)
+    sizes = world.collected(datasets.size(data)) if divided else [datasets.size(data)]
+    size = None if None in sizes else sum(each or 0 for each in sizes)
     for index, given in enumerate([corruption, *callbacks]):
         if hasattr(given, "state_dict") and not isinstance(given, type):
             parts[f"callback {index}" if index else "corruption"] = given
@@ -337,6 +348,7 @@ def fit(
         "precision": precision,
         "channels_last": channels_last,
         "shard": spread,
+        "divided": divided,
         "processes": world.size,
         "learning_rate": learning_rate,
         "pairs": pairs,
@@ -346,7 +358,8 @@ def fit(
         "optimizer": _worded(optimizer),
         "scheduler": None if scheduler is None else type(scheduler).__name__,
     }
-    shares = world.share(loader, pairs, 0 if order is None else order.initial_seed())
+    draws = 0 if order is None else order.initial_seed()
+    shares = world.share(loader, pairs, draws, divided)
     loaders = [getattr(shares, "source", loader), validation]
     writer = Writer(checkpoints, device, parts, rows, settings, loaders, world)
     step, epoch, _ = writer.start(resume)

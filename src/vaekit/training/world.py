@@ -18,11 +18,17 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from vaekit import _checks, datasets, storage
+from vaekit.datasets.batches import ArrayBatches
 from vaekit.training.randomness import random_states, set_random_states
 
 __all__ = ["Share", "World", "filled", "parts"]
 
 _T = TypeVar("_T")
+
+_HINT = (
+    "Seed the order of the data (fit(seed=) does so where they come unbatched); "
+    "of data that each process has a part of, say divided=True."
+)
 
 _groups: list[Any] = []  # that of all, and the patient one beside it
 
@@ -212,18 +218,23 @@ class World:
         """Return which of a batch's elements this process takes; the first where none is left."""
         return filled(parts(count, self.size)[self.rank])
 
-    def share(self, loader: Iterable[Any], pairs: bool | None, seed: int) -> Iterable[Any]:
+    def share(
+        self, loader: Iterable[Any], pairs: bool | None, seed: int, divided: bool = False
+    ) -> Iterable[Any]:
         """Return a loader of this process's parts, each with the number of the whole batch.
 
         Args:
-            loader: Of whole batches, the same in every process.
+            loader: Of whole batches, the same in every process; or of parts, where ``divided``.
             pairs: As for `fit`.
             seed: Of the order, where a ``DataLoader`` draws one of torch's global generator.
+            divided: As for `fit`.
 
         Raises:
             ValueError: When gone through, if the processes are given other batches.
         """
-        return loader if self.size == 1 else _Shares(loader, self, pairs, seed)
+        if self.size == 1:
+            return loader
+        return _Parts(loader, self, pairs) if divided else _Shares(loader, self, pairs, seed)
 
 
 class Share(NamedTuple):
@@ -233,58 +244,92 @@ class Share(NamedTuple):
     whole: int
 
 
-class _Shares:
-    """Goes through a loader and takes a part of every batch.
+class _Parts:
+    """Goes through loaders that have other elements in every process, as long as all have some.
 
     Attributes:
-        source: The loader, or one of this process's part, whose generators tell the order.
+        source: The loader, whose generators tell the order.
     """
 
-    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None, seed: int) -> None:
+    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None) -> None:
         self._loader, self._world, self._pairs = loader, world, pairs
-        self._wholes: deque[int] = deque()  # of the batches that are on their way
-        self.source, self._reads_part = loader, False
-        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-            batches = _seeded(loader.batch_sampler, seed)
-            if batches is not None:
-                self.source, self._reads_part = self._reading_part(loader, batches), True
+        self.source = loader
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Share]:
-        self._wholes.clear()
-        if self._reads_part:
-            for raw in self.source:
-                yield Share(datasets.unpack(raw, pairs=self._pairs), self._wholes.popleft())
-            return
-        batches = iter(self._loader)
-        for index, batch in enumerate(iter(partial(self._next, batches), None)):
-            if index == 0:
-                held = batch.x.detach().cpu().contiguous().view(torch.uint8)
-                self._agree(hashlib.sha256(held.numpy().tobytes()).hexdigest())
-            part = self._world.part(len(batch.x))
-            x = batch.x[part]
-            target = x if batch.target is batch.x else batch.target[part]
-            y = None if batch.y is None else batch.y[part]
-            yield Share(datasets.Batch(x, target, y), len(batch.x))
+        for batch in iter(partial(self._next, iter(self._loader)), None):
+            yield Share(batch, len(batch.x) * self._world.size)
 
     def _next(self, batches: Iterator[Any]) -> datasets.Batch | None:
-        """Take the next batch where all the others have one as large; None where all have none."""
+        """Take the next batch, where all have one and it fits those of the others."""
         batch, failure, size = None, None, 0
         try:
             raw = next(batches, None)
             if raw is not None:
-                batch = datasets.unpack(raw, pairs=self._pairs)
+                batch = self._unpack(raw)
                 size = len(batch.x)
         except Exception as error:
             failure, size = error, -1
         least, most = self._world.extremes(size)
         if least < 0:
             self._world.fail(failure)
+        return None if most == 0 else self._fitting(batch, least, most)
+
+    def _fitting(self, batch: datasets.Batch | None, least: int, most: int) -> Any:
+        """Cut a batch to the size of the smallest; None where one process has none left."""
+        return None if batch is None or least == 0 else _rows_of(batch, slice(least))
+
+    def _unpack(self, raw: Any) -> datasets.Batch:
+        return datasets.unpack(raw, pairs=self._pairs)
+
+
+class _Shares(_Parts):
+    """Goes through loaders that are the same in every process, and takes a part of every batch.
+
+    Attributes:
+        source: The loader, or one of this process's part.
+    """
+
+    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None, seed: int) -> None:
+        super().__init__(loader, world, pairs)
+        self._wholes: deque[int] = deque()  # of the batches that are on their way
+        self._reads_part = False
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            batches = _seeded(loader.batch_sampler, seed)
+            if batches is not None:
+                self.source, self._reads_part = self._reading_part(loader, batches), True
+
+    def __iter__(self) -> Iterator[Share]:
+        self._wholes.clear()
+        if self._reads_part:
+            for raw in self.source:
+                yield Share(self._unpack(raw), self._wholes.popleft())
+        elif isinstance(self._loader, ArrayBatches):
+            for index, (count, gather) in enumerate(self._loader.ungathered()):
+                if index == 0:  # whole, to be held to the others'
+                    yield self._cut(self._unpack(gather()), first=True)
+                else:
+                    yield Share(self._unpack(gather(part=self._world.part(count))), count)
+        else:
+            batches = iter(self._loader)
+            for index, batch in enumerate(iter(partial(self._next, batches), None)):
+                yield self._cut(batch, first=index == 0)
+
+    def _cut(self, batch: datasets.Batch, first: bool) -> Share:
+        """Take a part of a whole batch, the first of which has to be that of the others."""
+        if first:
+            held = batch.x.detach().cpu().contiguous().view(torch.uint8)
+            self._agree(hashlib.sha256(held.numpy().tobytes()).hexdigest())
+        return Share(_rows_of(batch, self._world.part(len(batch.x))), len(batch.x))
+
+    def _fitting(self, batch: datasets.Batch | None, least: int, most: int) -> Any:
+        """Return a batch that is as large as the others'."""
         if least < most:
             what = "batches of one size in every process, and as many, of which each takes its part"
-            raise ValueError(_checks.expected("data", what, f"one of {least} and one of {most}"))
+            got = f"one of {least} and one of {most}"
+            raise ValueError(_checks.expected("data", what, got, _HINT))
         return batch
 
     def _reading_part(
@@ -317,8 +362,14 @@ class _Shares:
         """Make sure that all processes see one order, by the first batch of an epoch."""
         if any(other != first for other in self._world.collected(first)):
             what = "the same batches in every process, of which each takes its part"
-            hint = "Seed the order of the data; fit(seed=) does so where they come unbatched."
-            raise ValueError(_checks.expected("data", what, "other ones in each", hint))
+            raise ValueError(_checks.expected("data", what, "other ones in each", _HINT))
+
+
+def _rows_of(batch: datasets.Batch, part: slice) -> datasets.Batch:
+    """Return a part of a batch."""
+    x = batch.x[part]
+    target = x if batch.target is batch.x else batch.target[part]
+    return datasets.Batch(x, target, None if batch.y is None else batch.y[part])
 
 
 @dataclass
