@@ -174,6 +174,14 @@ def test_sap_of_noise_is_at_chance() -> None:
     assert found.score < 4 * 0.5 * (2 / 400) ** 0.5
 
 
+def test_sap_of_quantities_of_noise_is_a_chance_correlation() -> None:
+    codes, factors = independent(3000, 5, 7, dim=4)
+    found = metrics.sap(codes, factors, continuous=True)
+    # N times a squared correlation is chi-squared of one degree: 20 is beyond 1 in 100,000.
+    assert found.predictability.max() < 20 / 3000
+    assert 0 <= found.score < 20 / 3000
+
+
 def test_sap_of_rotated_codes_is_that_of_codes_which_tell_as_much() -> None:
     factors = grid(2, 2, times=300)
     codes = (2 * factors.double() - 1) @ ROTATION.double()  # a quarter of the data at each corner
@@ -305,6 +313,20 @@ def test_modularity_of_a_code_that_is_exactly_independent_is_none() -> None:
     assert found.mutual_information.tolist() == [[0, 0]]
 
 
+def test_modularity_of_noise_is_what_the_numbers_of_values_make_of_it() -> None:
+    """Counted information of independent columns is a chi-squared variable over twice N."""
+    generator = torch.Generator().manual_seed(1)
+    n, dim, sizes = 6000, 400, (3, 9)
+    codes = torch.rand(n, dim, generator=generator)
+    factors = torch.stack([torch.randint(k, (n,), generator=generator) for k in sizes], 1)
+    found = metrics.modularity(codes, factors)
+    few, many = (19 * (k - 1) for k in sizes)  # degrees of freedom, of 20 bins
+    expected = 1 - few * (few + 2) / ((many - 2) * (many - 4))
+    error = found.by_code.std().item() / math.sqrt(dim)
+    assert abs(found.score - expected) < 4 * error
+    assert found.score > 0.9  # as if it were all but perfect
+
+
 def test_explicitness_of_perfect_codes_is_one_and_of_constant_ones_a_half() -> None:
     factors = grid(2, 3, times=20)
     perfect = metrics.explicitness(factors.double(), factors)
@@ -363,6 +385,16 @@ def test_irs_of_what_the_factors_do_not_touch_is_none_and_spread_weighs() -> Non
     found = metrics.irs(codes, hidden[:, :1], quantile=1)
     torch.testing.assert_close(found.robustness, torch.tensor([[1.0], [0.0]]).double())
     assert found.score == pytest.approx(15 / 16.5)
+
+
+def test_irs_of_noise_is_that_of_its_tails() -> None:
+    even, factors = independent(20_000, 2, 3, dim=4)
+    assert metrics.irs(even, factors).score == pytest.approx(0.01, abs=0.005)
+    gaussian = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
+    tails = 1 - 2.5758 / gaussian.abs().max(0).values  # 1 in 100 of a Gaussian lies beyond
+    found = metrics.irs(gaussian, factors).by_code
+    torch.testing.assert_close(found, tails.double(), rtol=0, atol=0.03)
+    assert found.min() > 0.3
 
 
 def test_irs_takes_the_quantile_of_deviations() -> None:

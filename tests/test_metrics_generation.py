@@ -358,6 +358,8 @@ def test_degenerate_sets_are_one_clear_error(metric, refuses) -> None:
     refuses(ValueError, lambda: metric(bad, x), "real: expected no NaN")
     refuses(ValueError, lambda: metric(x, bad), "generated: expected no NaN")
     refuses(ValueError, lambda: metric(x / 0, x), "real: expected", "infinite")
+    words = "generated: expected values of at most 1e+18 in size"
+    refuses(ValueError, lambda: metric(x, x.double() * 1e19), words)
     refuses(ValueError, lambda: metric(x, x[:1]), "expected", "1")
     refuses(ValueError, lambda: metric(x[:0], x), "expected", "0")
     refuses(ValueError, lambda: metric(x, x[:, :1]), "generated: expected 2 features")

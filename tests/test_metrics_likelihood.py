@@ -354,7 +354,7 @@ def test_one_element_has_values_and_no_error(linear: Linear) -> None:
         assert math.isnan(found.standard_error)
 
 
-def test_bad_arguments_are_named() -> None:
+def test_bad_arguments_are_named(refuses: Callable[..., Exception]) -> None:
     x = torch.zeros(3, 1, 8, 8)
     for argument, call in {
         "samples": lambda: metrics.negative_log_likelihood(tiny(), x, samples=0),
@@ -369,6 +369,11 @@ def test_bad_arguments_are_named() -> None:
             call()
     with pytest.raises(ValueError, match=r"^chunk: expected"):
         metrics.rate_distortion({1.0: tiny()}, x, chunk=0)
+    for beta in (math.nan, "one"):
+        words = f"models: expected a finite number, got {beta!r}"
+        refuses(ValueError, lambda beta=beta: metrics.rate_distortion({beta: tiny()}, x), words)
+    with pytest.raises(TypeError, match=r"^data: expected data that can be gone through again"):
+        metrics.rate_distortion({1.0: tiny(), 2.0: tiny()}, iter([x]))
     model, _ = vk.recipes.categorical_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2, 3)
     with pytest.raises(
         TypeError, match=r"^model: expected a model whose latents are any real numbers"

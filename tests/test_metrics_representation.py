@@ -254,6 +254,16 @@ def test_nan_is_named_wherever_it_is(refuses: Refuses) -> None:
     refuses(ValueError, lambda: kept(codes, nan), "codes: expected no NaN")
 
 
+def test_what_would_overflow_is_named_and_what_would_not_is_measured(refuses: Refuses) -> None:
+    codes, labels = classes(120, apart=1.5)
+    large, immense = codes.double() * 1e17, codes.double() * 1e18
+    for measure in (*PROBES.values(), metrics.silhouette):
+        assert measure(large, labels)[0] == pytest.approx(measure(codes.double(), labels)[0])
+        words = "codes: expected values of at most 1e+18 in size, got one of"
+        refuses(ValueError, lambda m=measure: m(immense, labels), words)
+        refuses(ValueError, lambda m=measure: m(-immense, labels), words)
+
+
 @pytest.mark.parametrize("shape", [(60, 1), (60, 2), (), (60, 2, 2)])
 def test_an_element_has_one_label(shape: tuple[int, ...], refuses: Refuses) -> None:
     codes, labels = classes(60)

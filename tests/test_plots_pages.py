@@ -66,6 +66,11 @@ class Page(HTMLParser):
     def meaning(self, name: str) -> str:
         return next(row[2] for row in self.rows if row[0] == name)
 
+    def left_out(self) -> set[str]:
+        """The names of all that the page says does not apply."""
+        start = next(i for i, row in enumerate(self.rows) if row == ["what", "why"])
+        return {name for row in self.rows[start + 1 :] for name in row[0].split("; ")}
+
     def why(self, name: str) -> str:
         assert "Left out" in self.headings
         return next(row[1] for row in self.rows if name in row[0].split("; "))
@@ -151,6 +156,11 @@ def test_a_page_holds_all_that_applies(trained, tmp_path) -> None:
     for name in ("MIG and modularity", "DCI", "FactorVAE score", "BetaVAE score"):
         assert "several labels" in page.why(name)
     assert page.why("Information of codes about factors") == page.why("SAP")
+    scores = {"MIG and modularity", "SAP", "DCI", "IRS", "Explicitness", "FactorVAE score"}
+    scores |= {"BetaVAE score", "Linear probe of each factor"}
+    others = {"Fréchet distance", "The manifold", "Information of codes about factors"}
+    others |= {"Latent space, by UMAP"} if find_spec("umap") is None else set()
+    assert page.left_out() == scores | others
 
 
 def test_a_page_needs_no_other_file(trained, tmp_path) -> None:
@@ -186,6 +196,18 @@ def test_what_does_not_apply_is_said(tmp_path) -> None:
     assert page.value("active units") == "2 of 2"
     assert page.value("data") == "values of shape (40, 5)"
     assert "Latent space" in [title for title, _ in page.pictures]
+
+
+@pytest.mark.usefixtures("_sketched")
+@pytest.mark.parametrize("binarize", ["none", "threshold"])
+def test_a_cross_entropy_of_grey_levels_is_not_called_a_likelihood(binarize, tmp_path) -> None:
+    torch.manual_seed(0)
+    _, test = vk.datasets.digits(binarize=binarize)
+    model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8), grey_levels=True), 2)
+    page = Page(vk.report(model, test.subset(range(60)), tmp_path / "page.html", samples=2))
+    said = {"no likelihood" in page.meaning(name) for name in ("ELBO", "negative log-likelihood")}
+    assert said == {binarize == "none"}
+    assert ("at most the log-likelihood" in page.meaning("ELBO")) == (binarize == "threshold")
 
 
 @pytest.mark.usefixtures("_sketched")
@@ -229,6 +251,9 @@ def test_factors_have_scores_and_a_table_of_information(sprites, tmp_path) -> No
         assert page.value(name) == f"{score.score:.4g} ± {score.standard_error:.2g}"
     assert page.value("IRS") == f"{vk.metrics.irs(z, y).score:.4g}"
     assert "no standard error" in page.meaning("IRS")
+    mixed = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))]
+    for name, score in (("IRS", vk.metrics.irs), ("modularity", vk.metrics.modularity)):
+        assert f"by chance {score(mixed, y).score:.2f}" in page.meaning(name)
     forest = RandomForestClassifier(random_state=0)
     dci = vk.metrics.dci(z, y, classifier=forest)
     assert page.value("DCI disentanglement") == f"{dci.disentanglement:.4g}"

@@ -21,7 +21,8 @@ __all__ = ["AnomalyScores", "anomaly_scores", "auroc", "likelihood_regret"]
 class AnomalyScores(NamedTuple):
     """How strange each element is to a model, ``(N,)`` each, in nats; higher is stranger.
 
-    They are in double precision.
+    They are in double precision. Of grey levels under `vaekit.likelihoods.Bernoulli` the nats are
+    those of a cross-entropy, and no likelihood.
 
     Attributes:
         reconstruction: The expected negative log-likelihood of the element given its codes.

@@ -8,7 +8,12 @@ The forms are those of the study by F. Locatello and others, *Challenging Common
 Unsupervised Learning of Disentangled Representations*, 2019, whose numbers most papers compare
 with; they are defined on the posterior's mean, 10,000 elements to train on and 5,000 to test on.
 Classifiers are scikit-learn's (``pip install "vaekit[plots]"``), and the scores that they make move
-with its version: state it. A factor of one value tells nothing, and is refused.
+with its version: state it. Logistic regressions are multinomial, as that library has it now; it was
+one against the rest when the study was made. A factor of one value tells nothing, and is refused.
+
+Not every score is 0 for codes that know nothing: those of `modularity` and `irs` may be high, and
+`explicitness` has 1/2 there. What a score is by chance, the codes in another order tell:
+``score(codes[torch.randperm(len(codes))], factors)``.
 
 Standard errors are those over the elements: how far the score of another sample of as many would
 lie from this one, the model, its trained classifiers, the bins, and which codes come first being
@@ -149,11 +154,13 @@ class FactorVAEScore(NamedTuple):
         votes: How often each code had the least variance while each factor was fixed, among the
             training votes, ``(dim, factors)``.
         active: Which codes had a vote, ``(dim,)``.
+        classifier: What tells the factor: the majority vote of the training part.
     """
 
     score: Mean
     votes: Tensor
     active: Tensor
+    classifier: str = "majority vote"
 
 
 class BetaVAEScore(NamedTuple):
@@ -434,7 +441,9 @@ def modularity(
               f(j) = \operatorname{arg\,max}_f I(z_j; v_f)
 
     with information counted as for `mig`. A code that tells of no factor counts as 0; but counted
-    information is never quite 0, so that a code of noise has some other value.
+    information is never quite 0, and grows with the number of a factor's values, so that codes of
+    noise seem to tell of the factor with the most, and score high: see how `codes` in another
+    order do.
 
     Args:
         codes: As for `mig`.
@@ -546,7 +555,9 @@ def irs(
               d_j = \max |z_j - \mathbb{E} z_j|
 
     Codes of larger spread count for more. Meant for elements drawn evenly from all combinations of
-    independent factors. 0 if all codes are constant.
+    independent factors. 0 if all codes are constant. Codes of noise score as the tails of their
+    distribution are long: N values of a Gaussian about one minus 2.58 over the greatest of them, so
+    that scores of different N do not compare.
 
     Args:
         codes: The codes, posterior means by custom.

@@ -16,6 +16,7 @@ from torch import Tensor
 from vaekit import _checks, losses
 from vaekit.losses.matching import InverseMultiquadric, Kernel
 from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.representation import check_size
 
 __all__ = [
     "DensityCoverage",
@@ -421,6 +422,8 @@ def _featured(
         parts = [_flat(part if features is None else features(part), len(part)) for part in pieces]
         flat = torch.cat(parts)
         _checks.finite(argument, flat)
+        if flat.numel():
+            check_size(argument, float(flat.min()), float(flat.max()))
         found.append(flat)
     x, y = found[0], found[1].to(found[0].device)
     if x.shape[1] != y.shape[1]:

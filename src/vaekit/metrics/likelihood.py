@@ -69,7 +69,8 @@ class ELBO(NamedTuple):
     """The evidence lower bound and its parts, in nats: ``elbo = -(reconstruction + kl)``.
 
     Attributes:
-        elbo: The bound; at most the log-likelihood, but of relaxed draws of discrete latents.
+        elbo: The bound; at most the log-likelihood, but of relaxed draws of discrete latents and of
+            grey levels under `vaekit.likelihoods.Bernoulli`.
         reconstruction: The expected negative log-likelihood of the data given z: the distortion.
         kl: The divergence of the posterior from the prior: the rate.
     """
@@ -109,6 +110,9 @@ def negative_log_likelihood(
 
     The mean inside is unbiased; its logarithm therefore lies too low, and the estimate in
     expectation too high, the less so the more draws there are.
+
+    Of grey levels under `vaekit.likelihoods.Bernoulli` it is no likelihood, but what the
+    cross-entropy stands for in its place: it compares with other such numbers alone. See there.
 
     Args:
         model: The model, measured in evaluation mode.
@@ -187,7 +191,8 @@ def elbo(
     Unbiased: the mean over ``samples`` draws; the KL by its closed form where there is one.
 
     Of relaxed draws of discrete latents (``hard=False``) it is no bound: the expectation is of the
-    relaxed draws, and the KL of the discrete ones, as in training. With ``hard=True`` it is.
+    relaxed draws, and the KL of the discrete ones, as in training. With ``hard=True`` it is. Of
+    grey levels under `vaekit.likelihoods.Bernoulli` it bounds no likelihood; see there.
 
     Args:
         model: The model, measured in evaluation mode.
@@ -268,8 +273,8 @@ def rate_distortion(
         A point for each model, by rising beta.
 
     Raises:
-        TypeError: If the data are none that can be gone through.
-        ValueError: If there are no models or no data, or as for `elbo`.
+        TypeError: If the data are none that can be gone through again.
+        ValueError: If there are no models or no data, a beta is no number, or as for `elbo`.
 
     Example:
         >>> likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
@@ -283,6 +288,11 @@ def rate_distortion(
     """
     if not models:
         raise ValueError(_checks.expected("models", "at least one model by its beta", "none"))
+    for beta in models:
+        _checks.number("models", beta)
+    if isinstance(data, Iterator):
+        what = "data that can be gone through again, for each of the models"
+        raise TypeError(_checks.expected("data", what, type(data).__name__))
     points = []
     for beta in sorted(models):
         found = elbo(models[beta], data, samples, batch_size=batch_size, chunk=chunk, seed=seed)

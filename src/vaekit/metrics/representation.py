@@ -27,6 +27,9 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+#: Metrics take sixth powers, for kernels, and squares of those; trees compare in single precision.
+_LARGEST = 1e18
+
 
 class Probe(NamedTuple):
     """How well a simple classifier tells labels from codes.
@@ -315,7 +318,15 @@ def as_points(argument: str, values: Tensor) -> Array:
         raise ValueError(_checks.expected(argument, what, tuple(values.shape)))
     _checks.finite(argument, values)
     points: Array = values.detach().cpu().double().numpy()
+    check_size(argument, points.min(), points.max())
     return points
+
+
+def check_size(argument: str, least: float, greatest: float) -> None:
+    """Refuse values that a metric would overflow by."""
+    size = float(max(-least, greatest))
+    what = f"values of at most {_LARGEST:g} in size"
+    _checks.require(size <= _LARGEST, argument, what, f"one of {size:.3g}")
 
 
 def as_whole_numbers(argument: str, values: Tensor) -> Array:

@@ -27,6 +27,7 @@ _DECODED = 1e8  # values that are decoded to estimate the likelihood, or encoded
 _VOTE = 64  # elements, or pairs of them, in a vote, as the field has it
 _VOTES = (60, 1500)  # how many there are at least and at most, two thirds of them to train on
 _EACH = 10  # elements for each value that they have, for covariances
+_GREY = "by the cross-entropy of grey levels, which is no likelihood"
 _DRAWS = 500  # of codes, for what is estimated over all posteriors together
 
 
@@ -192,12 +193,21 @@ def measures(
     """
     data = chosen.data
 
+    @functools.cache
+    def grey() -> bool:
+        """Whether a Bernoulli takes values between 0 and 1."""
+        if not getattr(getattr(model.decoder, "likelihood", None), "grey_levels", False):
+            return False
+        return any(bool(((x := batch.target) * (1 - x)).any()) for batch in datasets.batches(data))
+
     def bound() -> list[Row]:
         found = metrics.elbo(model, data, seed=seed)
         relaxed = any(getattr(part, "hard", True) is False for part in model.modules())
         meaning = "at most the log-likelihood; higher is better"
         if relaxed:
             meaning = "of relaxed draws, and so no bound; higher is better"
+        elif grey():
+            meaning = f"{_GREY}, which it bounds none of; higher is better"
         return [
             _row("ELBO", found.elbo, meaning, "nats"),
             _row("reconstruction", found.reconstruction, "how badly z explains the data", "nats"),
@@ -209,7 +219,7 @@ def measures(
         part = data if n >= chosen.count else chosen.some(0, n)
         found = metrics.negative_log_likelihood(model, part, samples, seed=seed)
         worth = found.effective_samples.median()
-        of = f"of {n:,} elements, " * (n < chosen.count)
+        of = f"{_GREY}; " * grey() + f"of {n:,} elements, " * (n < chosen.count)
         meaning = f"{of}by {samples} draws each, worth {worth:.0f} in the middle; lower is better"
         rows = [_row("negative log-likelihood", found.nats, meaning, "nats")]
         if found.bits_per_dimension is not None:
@@ -356,13 +366,21 @@ def _disentanglement(
     def open_() -> tuple[Tensor, Tensor, list[str]]:
         return factors_of(chosen.data, read())
 
+    def mixed() -> Tensor:
+        """Return the codes in an order that has nothing to do with the factors."""
+        z, _, _ = open_()
+        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+        return z[order.to(z.device)]
+
     def mig() -> list[Row]:
         z, v, _ = open_()
         gap = metrics.mig(z, v)
         modular = metrics.modularity(z, v)
+        by_chance = metrics.modularity(mixed(), v).score
+        only = f"whether a code tells of one factor only; by chance {by_chance:.2f}"
         return [
             _score("MIG", gap, "whether one code tells more of a factor than others"),
-            _score("modularity", modular, "whether a code tells of one factor only"),
+            _score("modularity", modular, only),
         ]
 
     def sap() -> list[Row]:
@@ -391,8 +409,8 @@ def _disentanglement(
     def irs() -> list[Row]:
         z, v, _ = open_()
         meaning = (
-            "whether codes stay as they are when all factors but one change; "
-            "it is of extremes, which have no standard error"
+            "whether codes stay as they are when all factors but one change; by chance "
+            f"{metrics.irs(mixed(), v).score:.2f}; it is of extremes, which have no standard error"
         )
         return [Row("IRS", f"{metrics.irs(z, v).score:.4g}", meaning)]
 
