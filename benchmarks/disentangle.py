@@ -23,7 +23,6 @@ or side by side; without a model named, what the file says of each over its seed
 """
 
 import argparse
-import math
 import re
 import statistics
 import time
@@ -41,7 +40,7 @@ import vaekit as vk
 
 LATENT = 10
 IMAGE = vk.likelihoods.Bernoulli((1, 64, 64))
-MIG = "mean MIG"
+NOISE = "noise"  # codes that no model made: what the scores are by chance
 #: Of the weights that fall: from and to, and what part of the steps they hold and fall over.
 KL, KL_HOLD, KL_OVER = (50, 1), 0.08, 0.08
 MORE, MORE_HOLD, MORE_OVER = (29, 2), 0.3, 0.2  # of the total correlation, beside that in the KL
@@ -113,16 +112,17 @@ def adam(model: vk.VAE, rate: float, quicker: float) -> torch.optim.Adam:
 
 
 @torch.no_grad()
+def encoded(model: vk.VAE, data: vk.datasets.FactorDataset) -> torch.Tensor:
+    """Encode each sprite once: what the scores draw are its codes."""
+    return torch.cat([model.encode(data.images(rows)).mean for rows in data.labels.split(1000)])
+
+
 def scores(
-    model: vk.VAE, data: vk.datasets.FactorDataset, seed: int
+    means: torch.Tensor, data: vk.datasets.FactorDataset, seed: int
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return every score of a model, and the classifiers behind them."""
+    """Return every score of the codes of all sprites, and the classifiers behind them."""
     metrics = vk.metrics
-    # Each sprite is encoded once, and what the scores draw are its codes.
-    means = torch.cat(
-        [model.encode(data.images(rows)).mean for rows in data.labels.split(1000)]
-    ).cpu()
-    coded = vk.datasets.FactorDataset(means, data.factor_values)
+    coded = vk.datasets.FactorDataset(means.cpu(), data.factor_values)
 
     def same(codes: torch.Tensor) -> torch.Tensor:
         return codes
@@ -153,10 +153,42 @@ def scores(
     return found, seeded
 
 
+def trained(
+    name: str, seed: int, data: vk.datasets.FactorDataset, args: argparse.Namespace
+) -> tuple[torch.Tensor, dict[str, Any], str]:
+    """Train a model; return the codes of all sprites, what its run was, and its history."""
+    model, objective = RECIPES[name](args.steps)
+    model.to(args.device)
+    started, cpu = time.perf_counter(), time.process_time()
+    history = vk.fit(
+        model,
+        objective,
+        data,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        optimizer=adam(model, args.learning_rate, QUICKER.get(name, 1)),
+        scheduler=results.cosine(args.steps, args.learning_rate / 10),
+        precision=args.precision,
+        channels_last=args.channels_last,
+        validate_every=max(args.steps // 10, 1),
+        seed=seed,
+        progress=False,
+    )
+    row = {
+        "reconstruction": history["reconstruction"][-1],
+        "minutes": (time.perf_counter() - started) / 60,
+        "cpu_minutes": (time.process_time() - cpu) / 60,
+        "precision": args.precision or "float32",
+        "channels_last": args.channels_last,
+    }
+    return encoded(model, data), row, str(history)
+
+
 def main() -> None:
     """Train each model from each seed, score it, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", metavar="model", help=", ".join(RECIPES))
+    names = ", ".join([*RECIPES, f"{NOISE} for codes that know nothing"])
+    parser.add_argument("models", nargs="*", metavar="model", help=names)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -166,44 +198,25 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="where to add the numbers")
     args = parser.parse_args()
-    if unknown := set(args.models) - set(RECIPES):
-        parser.error(f"there is no model {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    known = [*RECIPES, NOISE]
+    if unknown := set(args.models) - set(known):
+        parser.error(f"there is no model {', '.join(unknown)}; there are {', '.join(known)}")
 
     data = vk.datasets.sprites().to(args.device)
     held = results.read(None)
     for name in args.models:
         for seed in args.seeds:
             torch.manual_seed(seed)
-            model, objective = RECIPES[name](args.steps)
-            model.to(args.device)
-            optimizer = adam(model, args.learning_rate, QUICKER.get(name, 1))
-            started, cpu = time.perf_counter(), time.process_time()
-            history = vk.fit(
-                model,
-                objective,
-                data,
-                steps=args.steps,
-                batch_size=args.batch_size,
-                optimizer=optimizer,
-                scheduler=results.cosine(args.steps, args.learning_rate / 10),
-                precision=args.precision,
-                channels_last=args.channels_last,
-                validate_every=max(args.steps // 10, 1),
-                seed=seed,
-                progress=False,
-            )
-            trained = (time.perf_counter() - started) / 60, (time.process_time() - cpu) / 60
-            found, classifiers = scores(model, data, seed)
-            key = f"{name}, seed {seed}, {args.steps} steps"
+            steps = 0 if name == NOISE else args.steps
+            if name == NOISE:
+                means, row, said = torch.randn(len(data), LATENT), {}, "of no model"
+            else:
+                means, row, said = trained(name, seed, data, args)
+            found, classifiers = scores(means, data, seed)
+            key = f"{name}, seed {seed}, {steps} steps"
             held = results.read(args.json) if args.json else held  # with what others added to it
-            held["rows"][key] = found | {
-                "reconstruction": history["reconstruction"][-1],
-                "minutes": trained[0],
-                "cpu_minutes": trained[1],
-                "precision": args.precision or "float32",
-                "channels_last": args.channels_last,
-            }
-            print(f"{key}: {history}", *(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+            held["rows"][key] = found | row
+            print(f"{key}: {said}", *(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
             held["classifiers"] = classifiers
             held.setdefault("settings", {})[name] = _told(name, args)
             _summarise(held)
@@ -212,8 +225,7 @@ def main() -> None:
         held = results.read(args.json)
         _summarise(held)
         results.write(args.json, held)
-    for key in (MIG, "bars"):
-        print(*(f"{name}: {value}" for name, value in held.get(key, {}).items()), sep="\n")
+    print(*(f"{name}: {value}" for name, value in held.get("bars", {}).items()), sep="\n")
 
 
 def _told(name: str, args: argparse.Namespace) -> str:
@@ -226,6 +238,8 @@ def _told(name: str, args: argparse.Namespace) -> str:
         f"that of the total correlation beside it, which the KL has in it too, {MORE[0]} to "
         f"{MORE[1]}, {MORE_HOLD:.0%} and {MORE_OVER:.0%}"
     )
+    if name == NOISE:
+        return f"{LATENT} standard normal values for each sprite"
     weights = {
         "beta_vae": ["beta 4"],
         "beta_tcvae": ["weight of the total correlation 6"],
@@ -243,23 +257,30 @@ def _told(name: str, args: argparse.Namespace) -> str:
 
 def _summarise(held: dict[str, Any]) -> None:
     """Add what the rows say of each model over its seeds, and whether that is enough."""
-    groups: dict[str, list[float]] = {}
-    for key, row in held["rows"].items():
+    rows = {key: row for key, row in held["rows"].items() if " over " not in key}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for key, row in rows.items():
         name, _, steps = key.split(", ")
-        groups.setdefault(f"{name}, {steps}", []).append(row["mig"])
-    means = {group: statistics.mean(each) for group, each in groups.items()}
-    spreads = {g: statistics.stdev(each) for g, each in groups.items() if len(each) > 1}
-    held[MIG] = {
-        group: f"{mean:.3f}, standard deviation over the seeds {spreads.get(group, math.nan):.3f}"
-        for group, mean in means.items()
-    }
-    held["bars"] = {}
-    for group in (each for each in means if each.startswith("beta_tcvae")):
-        plain = f"vae, {group.split(', ')[1]}"
-        held["bars"][group] = turns.judge(means[group], "at least", 0.3)
-        if plain in means:
-            above = turns.judge(means[group] - means[plain], "at least", 0.15)
-            held["bars"][f"{group} above {plain}"] = above
+        groups.setdefault((name, steps), []).append(row)
+    means: dict[tuple[str, str], dict[str, float]] = {}
+    for (name, steps), runs in groups.items():
+        shared = [key for key in runs[0] if isinstance(runs[0][key], float)]
+        columns = {key: [run[key] for run in runs] for key in shared}
+        means[name, steps] = {key: statistics.mean(each) for key, each in columns.items()}
+        if len(runs) > 1:
+            spreads = {key: statistics.stdev(each) for key, each in columns.items()}
+            over = f"over {len(runs)} seeds, {steps}"
+            rows[f"{name}, mean {over}"] = means[name, steps]
+            rows[f"{name}, standard deviation {over}"] = spreads
+    held["rows"], held["bars"] = rows, {}
+    for (name, steps), mean in means.items():
+        if not name.startswith("beta_tcvae"):
+            continue
+        held["bars"][f"MIG of {name}"] = turns.judge(mean["mig"], "at least", 0.3)
+        for other in ("vae", "vae_falling"):
+            if (other, steps) in means and other in ("vae", name.replace("beta_tcvae", "vae")):
+                above = mean["mig"] - means[other, steps]["mig"]
+                held["bars"][f"MIG of {name} above {other}"] = turns.judge(above, "at least", 0.15)
 
 
 if __name__ == "__main__":
