@@ -685,6 +685,21 @@ def test_umap_is_asked_as_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
 
 
+@pytest.mark.filterwarnings("ignore")  # of the package itself
+def test_the_umap_that_is_installed_keeps_groups_apart() -> None:
+    pytest.importorskip("umap")
+    x = torch.rand(40, 1, 4, 6) / 10
+    x[20:] += 0.9
+    model = _model(3)
+    points = _points(plots.latent_scatter(model, x, method="umap", seed=1))
+    one, other = points[:20], points[20:]
+    apart = np.linalg.norm(one.mean(0) - other.mean(0))
+    assert apart > 2 * max(np.ptp(one, axis=0).max(), np.ptp(other, axis=0).max())
+    again = _points(plots.latent_scatter(model, x, method="umap", seed=1))
+    assert np.array_equal(again, points)
+    assert len(_points(plots.latent_scatter(model, x[:4], method="umap"))) == 4  # the fewest
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_without_scikit_learn_the_extra_is_named(
     method: Any, monkeypatch: pytest.MonkeyPatch, refuses: Refuses
