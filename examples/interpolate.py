@@ -96,7 +96,7 @@ for name, (z, made) in halfway.items():
 # from neighbour to neighbour to one of the other: the shortest path over the graph that joins each
 # training code with its nearest. Every picture is a training image, so each step is a likely one.
 # Look at where the class changes, as the lines printed say it does: the images on both sides are
-# alike, more or less. From 0 to 7 and from 3 to 4 the way leads through two other classes.
+# alike, more or less, and the way may lead through other classes.
 
 few = slice(0, 1000)
 codes, (x, y) = model.encode(grey[few][0].to(args.device)).mean.detach().cpu(), grey[few]

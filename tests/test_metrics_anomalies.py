@@ -145,6 +145,17 @@ def test_other_posteriors_have_no_regret(refuses) -> None:
     refuses(TypeError, lambda: metrics.likelihood_regret(model, x), "model: expected a model whose")
 
 
+def test_an_autoencoder_is_told_what_scores_its_elements(refuses) -> None:
+    torch.manual_seed(0)
+    model, _ = vk.recipes.autoencoder(vk.likelihoods.Gaussian(5), latent_dim=2)
+    x = torch.randn(10, 5)
+    words = "model: expected one whose posterior has a density", "vaekit.losses.reconstruction"
+    refuses(TypeError, lambda: metrics.anomaly_scores(model, x), *words)
+    scores = vk.losses.reconstruction(model(x).likelihood, x)
+    squares = (model.reconstruct(x) - x).square().sum(1)
+    torch.testing.assert_close(scores.argsort(), squares.argsort())
+
+
 def test_a_context_reaches_every_part() -> None:
     data = vk.datasets.from_tensors(torch.rand(12, 4), torch.arange(12) % 3)
     model = vk.recipes.cvae(vk.likelihoods.Gaussian(4), latent_dim=2, classes=3).model

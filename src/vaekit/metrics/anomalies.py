@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vaekit import _checks, losses
-from vaekit.distributions import DiagonalGaussian
+from vaekit.distributions import DiagonalGaussian, PointMass
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
 from vaekit.metrics.means import Collected, Mean, mean_of, share_below
 from vaekit.training.measures import measuring
@@ -114,7 +114,8 @@ def anomaly_scores(
         Returns ``(N,)`` each, in the order of the data. In nats.
 
     Raises:
-        TypeError: If the data are none that can be gone through.
+        TypeError: If the data are none that can be gone through, or the model is an autoencoder,
+            whose posterior has no density: `vaekit.losses.reconstruction` scores its elements.
         ValueError: If there are none, data or what the model makes of them hold NaN, or a number is
             not above 0.
 
@@ -136,13 +137,17 @@ def anomaly_scores(
     first, second, third, last = Collected(), Collected(), Collected(), Collected()
     with measuring(model, seed) as device:
         for x, target, context in batches_of(model, data, batch_size, device):
+            with torch.no_grad():
+                posterior = model.encode(x, context)
+            if isinstance(posterior, PointMass):
+                what, got = "one whose posterior has a density", f"one of {posterior!r}"
+                hint = "vaekit.losses.reconstruction(model(x).likelihood, x) scores each element."
+                raise TypeError(_checks.expected("model", what, got, hint))
             distortion, rate = bound_parts(model, x, target, context, samples, chunk)
             nll, _ = importance_sampled(model, x, target, context, importance_samples, chunk)
             first.add(distortion)
             second.add(distortion + rate)
             third.add(nll)
-            with torch.no_grad():
-                posterior = model.encode(x, context)
             if regret and isinstance(posterior, DiagonalGaussian):
                 last.add(_regret(model, posterior, target, context, 40, 0.05, 8))
     gained = last.tensor()

@@ -343,9 +343,10 @@ def inception_features(
 
     The network is torch-fidelity's, whose weights and whose resizing to 299x299 are those of the
     FID's first implementation, so that ``frechet_distance(real, generated,
-    features=inception_features()).distance`` is the FID that is published. torchmetrics wraps the
-    same network, but by default resizes otherwise, so its values differ. Grey pictures are repeated
-    for the three colours. Values are rounded to 256 levels, as those of image files are.
+    features=inception_features()).distance`` is to be set beside published FIDs; that it equals one
+    was not tried, for want of the weights. torchmetrics wraps the same network, but by default
+    resizes otherwise, so its values differ. Grey pictures are repeated for the three colours.
+    Values are rounded to 256 levels, as those of image files are.
 
     Args:
         dim: The layer, by how many features it has: 64, 192, 768, or the 2048 of the FID.
