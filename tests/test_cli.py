@@ -84,6 +84,32 @@ def test_sample(run: Path, tmp_path: Path, capsys) -> None:
     assert "--out" in fails(capsys, "sample", str(run), "--out", str(tmp_path / "x.gif"))
 
 
+def test_samples_are_means_or_draws(run: Path) -> None:
+    found = []
+    for how in ([], ["--draw"]):
+        assert main(["sample", str(run), "--number", "5", *how]) == 0
+        found.append(np.load(run / "samples.npy"))
+    (run / "samples.npy").unlink()
+    means, draws = found
+    assert set(np.unique(draws)) == {0, 1}
+    assert ((means > 0) & (means < 1)).all()
+
+
+def test_a_run_that_failed_before_it_began_may_be_begun_anew(tmp_path: Path, capsys) -> None:
+    command = ["train", "digits", "--out", str(tmp_path / "run"), *SMALL]
+    assert "Grey levels" in fails(capsys, *command, "--likelihood", "bernoulli")
+    assert main([*command, "--binarize", "dynamic"]) == 0
+    assert "without a run, or --resume" in fails(capsys, *command)
+
+
+def test_a_cell_without_a_number_is_named(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1,2\n3,\n")
+    said = fails(capsys, "train", str(path), "--out", str(tmp_path / "run"), *SMALL)
+    assert "a cell that is empty is no number" in said
+    assert ".." not in said
+
+
 def test_report(run: Path, tmp_path: Path) -> None:
     assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
     assert "Report of digits" in (tmp_path / "page.html").read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -586,7 +587,17 @@ def test_no_such_split(parts: tuple[float, ...], refuses: Refuses) -> None:
     refuses(ValueError, lambda: _numbered().split(*parts), *words)
 
 
-@pytest.mark.parametrize("make", [list, np.array, tuple])
+@pytest.mark.parametrize(
+    "make",
+    [
+        list,
+        np.array,
+        tuple,
+        lambda names: np.array(names, object),
+        pandas.Series,
+        lambda names: pandas.Series(names, dtype="category"),
+    ],
+)
 def test_labels_that_are_names_are_counted(make) -> None:
     data = from_tensors(torch.zeros(4, 2), labels=make(["sit", "run", "sit", "walk"]))
     assert data.classes == ("run", "sit", "walk")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -238,6 +239,7 @@ def test_size(data: Any, count: int | None) -> None:
     [
         (TypeError, (X, Y), ("train: expected", "tuple", "from_tensors")),
         (TypeError, {"x": X}, ("train: expected", "dict", "from_tensors")),
+        (TypeError, pandas.DataFrame({"a": [1.0, 2.0]}), ("train: expected", "to_numpy()")),
         (TypeError, None, ("train: expected", "NoneType")),
         (TypeError, 3, ("train: expected", "int")),
         (ValueError, [], ("train: expected at least one element", "none")),

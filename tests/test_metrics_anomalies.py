@@ -210,6 +210,11 @@ def test_an_area_of_one_element_of_a_kind_has_no_error() -> None:
     assert math.isnan(found.standard_error)
 
 
+def test_an_area_of_arrays() -> None:
+    scores, labels = torch.rand(50), torch.arange(50) % 2
+    assert metrics.auroc(scores.numpy(), labels.numpy() == 1) == metrics.auroc(scores, labels)
+
+
 def test_areas_that_there_are_not(refuses) -> None:
     scores, labels = torch.rand(4), torch.arange(4) % 2
     words = "labels: expected values 0 and 1, both of them"

@@ -736,6 +736,14 @@ def test_constant_codes_have_a_score(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ON_CODES)
+def test_arrays_have_the_scores_of_tensors(name: str) -> None:
+    codes, factors = partly(120)
+    found = ON_CODES[name](codes.numpy(), factors.numpy())  # type: ignore[arg-type]
+    assert found[0] == ON_CODES[name](codes, factors)[0]
+    assert "\n" not in repr(found)
+
+
+@pytest.mark.parametrize("name", ON_CODES)
 def test_one_constant_code_among_others_makes_no_nan(name: str) -> None:
     codes, factors = independent(120, 3, 4)
     codes = torch.cat([codes, torch.full((120, 1), 0.1).double()], 1)

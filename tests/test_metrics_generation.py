@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vaekit import losses
+from vaekit.datasets import from_tensors
 from vaekit.metrics import generation as metrics
 from vaekit.metrics.means import mean_of
 
@@ -358,6 +359,11 @@ def test_degenerate_sets_are_one_clear_error(metric, refuses) -> None:
     refuses(ValueError, lambda: metric(bad, x), "real: expected no NaN")
     refuses(ValueError, lambda: metric(x, bad), "generated: expected no NaN")
     refuses(ValueError, lambda: metric(x / 0, x), "real: expected", "infinite")
+    with torch.no_grad():
+        assert str(metric(x.numpy(), x.numpy() + 1)) == str(metric(x, x + 1))
+    data = from_tensors(x)
+    words = "real: expected a tensor or an array of numbers, got ArrayDataset", "data[:]"
+    refuses(TypeError, lambda: metric(data, x), *words)
     words = "generated: expected values of at most 1e+18 in size"
     refuses(ValueError, lambda: metric(x, x.double() * 1e19), words)
     refuses(ValueError, lambda: metric(x, x[:1]), "expected", "1")

@@ -264,6 +264,32 @@ def test_what_would_overflow_is_named_and_what_would_not_is_measured(refuses: Re
         refuses(ValueError, lambda m=measure: m(-immense, labels), words)
 
 
+def test_arrays_are_taken_as_tensors_are(refuses: Refuses) -> None:
+    codes, labels = classes(120, apart=1.5)
+    arrays = codes.numpy(), labels.numpy()
+    for measure in (*PROBES.values(), metrics.silhouette):
+        assert measure(*arrays)[0] == measure(codes, labels)[0]
+        words = "codes: expected a tensor or an array of numbers, got list"
+        refuses(TypeError, lambda m=measure: m(codes.tolist(), labels), words)
+        words = "labels: expected a tensor or an array of numbers, got ndarray of <U21"
+        refuses(TypeError, lambda m=measure: m(codes, labels.numpy().astype(str)), words)
+    kept = metrics.neighbourhood_preservation
+    assert kept(codes.numpy(), codes[:, :1].numpy())[:2] == kept(codes, codes[:, :1])[:2]
+    backwards = codes.numpy().astype(">f4")[::-1]
+    assert metrics.silhouette(backwards, labels.flip(0)).score.mean == pytest.approx(
+        metrics.silhouette(codes, labels).score.mean, abs=0.01
+    )
+
+
+def test_records_are_shown_in_a_line() -> None:
+    codes, labels = classes(120)
+    shown = repr(metrics.silhouette(codes, labels))
+    assert "by_element=tensor of shape (120,)" in shown
+    assert " +- " in shown
+    assert "\n" not in shown
+    assert repr(metrics.linear_probe(codes, labels)).startswith("Probe(accuracy=1 +- 0, chance=")
+
+
 @pytest.mark.parametrize("shape", [(60, 1), (60, 2), (), (60, 2, 2)])
 def test_an_element_has_one_label(shape: tuple[int, ...], refuses: Refuses) -> None:
     codes, labels = classes(60)

@@ -41,7 +41,7 @@ def test_the_metrics_show_what_their_rooms_do() -> None:
     names = [name for room in rooms for name in room.__all__]
     assert len(rooms) > 5
     # what the rooms share, and users do not need
-    inside = {"Collected", "mean_of", "share_below"}
+    inside = {"Collected", "mean_of", "share_below", "described", *vk.metrics.inputs.__all__}
     assert sorted(names) == sorted({*vk.metrics.__all__, *inside})
     for name in vk.metrics.__all__:
         assert getattr(vk.metrics, name).__doc__, name

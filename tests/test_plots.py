@@ -629,6 +629,13 @@ def test_curves_are_those_of_the_history(term: str, validation: bool) -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", f"{term} (nats)")
 
 
+def test_curves_are_of_a_history(refuses: Refuses) -> None:
+    found = _history().to_dict()
+    words = "history: expected a History, got dict", "History(**found)"
+    refuses(TypeError, lambda: plots.curves(found), *words)  # type: ignore[arg-type]
+    assert plots.curves(vk.training.History(**found)).lines
+
+
 def test_no_such_curve(refuses: Refuses) -> None:
     words = ("term: expected one of", "'loss', 'kl'", "'tc'")
     refuses(KeyError, lambda: plots.curves(_history(), "tc"), *words)

@@ -199,6 +199,14 @@ def test_what_does_not_apply_is_said(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("_sketched")
+def test_an_estimate_that_rests_on_single_draws_is_said_to(trained, tmp_path) -> None:
+    model, test, _ = trained
+    for samples, few in ((2, True), (200, False)):
+        page = Page(vk.report(model, test, tmp_path / "page.html", samples=samples))
+        assert ("it lies too high" in page.meaning("negative log-likelihood")) == few
+
+
+@pytest.mark.usefixtures("_sketched")
 @pytest.mark.parametrize("binarize", ["none", "threshold"])
 def test_a_cross_entropy_of_grey_levels_is_not_called_a_likelihood(binarize, tmp_path) -> None:
     torch.manual_seed(0)

@@ -176,6 +176,27 @@ class TestMeaning:
         torch.testing.assert_close(sample(0, temperature=0.5), model.decode(0.5 * z))
         assert not model.sample(1).requires_grad
 
+    def test_draws_have_the_noise_that_means_lack(self, device) -> None:
+        model = tiny(likelihood=vk.likelihoods.Gaussian((1, 8, 8), sigma=3.0)).to(device)
+
+        def sample(n: int, draw: bool) -> torch.Tensor:
+            generator = torch.Generator(device).manual_seed(0)
+            return model.sample(n, generator=generator, draw=draw)
+
+        means, draws = sample(500, draw=False), sample(500, draw=True)
+        assert torch.equal(sample(500, draw=True), draws)
+        noise = (draws - means).std().item()  # of 32,000 values, of one z each
+        assert abs(noise - 3) < 4 * 3 / (2 * draws.numel()) ** 0.5
+        ones = tiny().to(device).sample(5, draw=True)
+        assert set(ones.unique().tolist()) == {0, 1}
+
+    def test_a_single_element_is_told_how_to_be_a_batch(self, refuses) -> None:
+        one, likelihood = torch.rand(3, 8, 8), vk.likelihoods.Gaussian((3, 8, 8))
+        for name in ("perceptrons", "convolutions"):
+            model, _ = vk.recipes.vae(likelihood, 2, nets=getattr(vk.recipes, name)())
+            for ask in (model.encode, model.reconstruct, model):
+                refuses(ValueError, lambda ask=ask: ask(one), "expected", "x[None]")
+
     def test_gradients_reach_every_parameter(self, x, device) -> None:
         model = tiny(likelihood=vk.likelihoods.Gaussian((1, 8, 8), learn_sigma=True)).to(device)
         elbo()(model(x), x).total.backward()

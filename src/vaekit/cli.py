@@ -124,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.set_defaults(run=_sample)
     sample.add_argument("--number", type=int, default=64, help="how many (64)")
     sample.add_argument("--temperature", type=float, default=1.0, help="of the prior (1)")
+    what = "draw from p(x|z), as data are, rather than take its mean"
+    sample.add_argument("--draw", action="store_true", help=what)
     sample.add_argument("--out", type=Path, help="a .png, or a .npy (RUN/samples.npy)")
     report = commands.add_parser("report", help="write a page of all that applies to a model")
     report.set_defaults(run=_report)
@@ -265,7 +267,8 @@ def _sample(args: argparse.Namespace) -> int:
     out = args.out or args.folder / "samples.npy"
     _checks.one_of("--out: its ending", out.suffix, (".npy", ".png"))
     generator = torch.Generator(args.device).manual_seed(args.seed)
-    drawn = model.sample(args.number, temperature=args.temperature, generator=generator)
+    how = {"temperature": args.temperature, "draw": args.draw}
+    drawn = model.sample(args.number, generator=generator, **how)
     if units := _read_config(args.folder).get("units"):
         drawn = drawn * drawn.new_tensor(units["scale"]) + drawn.new_tensor(units["mean"])
     with storage.scratch(out.parent) as temporary:
@@ -304,7 +307,8 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         return _gone_on_with(_read_config(args.out), given)
     if "data" not in given:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
-    if any((args.out / "checkpoints").glob("step-*")):
+    begun = [int(path.name.split("-")[1]) for path in (args.out / "checkpoints").glob("step-*")]
+    if any(begun):
         what = "a folder without a run, or --resume"
         raise ValueError(_checks.expected("--out", what, args.out))
     if (args.out / "config.json").exists():
@@ -453,8 +457,9 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any]:
     try:
         return read(usecols=columns, ndmin=2), labels
     except ValueError as error:
-        hint = f"{error}. A column of words may be a --label."
-        message = _checks.expected("data", "a table of numbers", path.name, hint)
+        hint = "A column of words may be a --label; a cell that is empty is no number."
+        got = f"{path.name}: {error}".rstrip(".")
+        message = _checks.expected("data", "a table of numbers", got, hint)
         raise ValueError(message) from error
 
 

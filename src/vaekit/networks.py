@@ -92,7 +92,9 @@ class Network(nn.Module):
             return ndims
         maps = f"shape {('...', *self.in_shape)}".replace("'", "")
         what = f"{self.in_shape[0]} values for each element" if ndims == 1 else maps
-        raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}"))
+        single = x.numel() == self.in_shape.numel()
+        hint = "A single element makes a batch of one by x[None]." if single else ""
+        raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}", hint))
 
 
 def _floats(x: Tensor, module: nn.Module) -> Tensor:

@@ -90,7 +90,8 @@ class Encoder(nn.Module):
             params = params.flatten(1)  # maps, of which the first half of the channels is the means
         if params.ndim != 2 or params.shape[1] != latent.num_params:
             what = f"(batch, {latent.num_params}) outputs, as {latent} takes"
-            raise ValueError(_checks.expected("net", what, tuple(shape)))
+            hint = "A single element makes a batch of one by x[None]." if params.ndim < 2 else ""
+            raise ValueError(_checks.expected("net", what, tuple(shape), hint))
         try:
             posterior: Distribution = latent(params)
         except ValueError:
@@ -405,8 +406,14 @@ class VAE(Pretrained):
         temperature: float = 1.0,
         generator: Generator | None = None,
         context: Context | None = None,
+        *,
+        draw: bool = False,
     ) -> Float[Tensor, "n *event"]:
         """Generate: draw z from the prior and return the mean of what it decodes to.
+
+        A mean is the picture to look at. It lacks the noise of p(x|z), so that the means of a table
+        vary less than its rows do, and those of black and white pictures are grey: ``draw=True``
+        gives data.
 
         Args:
             n: How many.
@@ -414,6 +421,7 @@ class VAE(Pretrained):
             generator: Where the randomness comes from; torch's global one if None. The same
                 generator state gives the same pictures.
             context: What the model is conditioned on, if on anything: one for each picture.
+            draw: Whether to draw from p(x|z), as data are, rather than to return its mean.
 
         Shape:
             Returns ``(n, *event)``.
@@ -432,10 +440,11 @@ class VAE(Pretrained):
             prior = tempered(prior, temperature)
         with _drawing_from(generator):
             z = prior.sample(() if prior.batch_shape else (n,))
-        if generator is not None and generator.device.type != z.device.type:
-            what = f"one of {z.device.type}, where the prior draws"
-            raise ValueError(_checks.expected("generator", what, f"one of {generator.device.type}"))
-        return self.decode(z, context)
+            if generator is not None and generator.device.type != z.device.type:
+                what, got = f"one of {z.device.type}, where the prior draws", generator.device.type
+                raise ValueError(_checks.expected("generator", what, f"one of {got}"))
+            given = self._decode(z, context)
+            return given.sample() if draw else given.mean
 
     def _as_context(self, context: Context | None) -> Tensor | None:
         """Make a tensor of it, on the model's device."""

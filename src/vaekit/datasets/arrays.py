@@ -382,8 +382,11 @@ def _as_array(argument: str, value: Any) -> Array:
 def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
     """Make labels of numbers; names are counted in alphabetical order, and returned."""
     names: Sequence[str] = ()
-    if isinstance(labels, Sequence) and labels and all(isinstance(each, str) for each in labels):
-        labels = np.asarray(labels)
+    if hasattr(labels, "to_numpy"):  # a column of pandas
+        labels = labels.to_numpy()
+    several = isinstance(labels, Sequence) or getattr(labels, "dtype", None) == np.dtype(object)
+    if several and len(labels) and all(isinstance(each, str) for each in labels):
+        labels = np.asarray(labels, str)
     if isinstance(labels, np.ndarray) and labels.dtype.kind == "U":
         found, labels = np.unique(labels, return_inverse=True)
         names = [str(name) for name in found]

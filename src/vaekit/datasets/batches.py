@@ -137,6 +137,10 @@ def loader(
     _checks.positive_int("batch_size", batch_size)
     if isinstance(data, Tensor | np.ndarray):
         data = from_tensors(data, dtype=dtype)
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        hint = "Give its numbers: data.to_numpy(), of the columns that are numbers."
+        what = "a data set, a loader or an array"
+        raise TypeError(_checks.expected(argument, what, f"a {type(data).__name__}", hint))
     if isinstance(data, tuple | Mapping):
         what = "a data set, a loader or an array"
         hint = "Arrays that belong together: vaekit.datasets.from_tensors(x, labels)."

@@ -10,8 +10,9 @@ from torch.distributions import Distribution
 
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, PointMass
+from vaekit.metrics.inputs import Values, as_tensor
 from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
-from vaekit.metrics.means import Collected, Mean, mean_of, share_below
+from vaekit.metrics.means import Collected, Mean, described, mean_of, share_below
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -38,8 +39,11 @@ class AnomalyScores(NamedTuple):
     negative_log_likelihood: Tensor
     likelihood_regret: Tensor | None
 
+    def __repr__(self) -> str:
+        return described(self)
 
-def auroc(scores: Shaped[Tensor, " n"], labels: Shaped[Tensor, " n"]) -> Mean:
+
+def auroc(scores: Shaped[Values, " n"], labels: Shaped[Values, " n"]) -> Mean:
     """Measure how well a score tells ones from zeros: anomalies from what is normal.
 
     The area under the receiver operating characteristic: the share of pairs, one of each kind, that
@@ -68,6 +72,7 @@ def auroc(scores: Shaped[Tensor, " n"], labels: Shaped[Tensor, " n"]) -> Mean:
         E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, *Comparing the Areas under Two or More
         Correlated Receiver Operating Characteristic Curves*, 1988, equations 5 and 6.
     """
+    scores, labels = as_tensor("scores", scores), as_tensor("labels", labels)
     shape, kinds = tuple(scores.shape), labels.detach().cpu()
     _checks.require(len(shape) == 1, "scores", "shape (N,)", shape)
     _checks.require(kinds.shape == shape, "labels", f"shape {shape}", tuple(kinds.shape))

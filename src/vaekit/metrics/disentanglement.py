@@ -32,8 +32,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from vaekit import _checks
-from vaekit.metrics.means import Mean, mean_of, share_below
-from vaekit.metrics.representation import Array, as_points, as_whole_numbers, scikit_learn, split
+from vaekit.metrics.inputs import Array, Values, as_points, as_whole_numbers
+from vaekit.metrics.means import Mean, described, mean_of, share_below
+from vaekit.metrics.representation import scikit_learn, split
 
 __all__ = [
     "DCI",
@@ -96,6 +97,9 @@ class MIG(NamedTuple):
     entropy: Tensor
     standard_error: float = math.nan
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class SAP(NamedTuple):
     """The separated attribute predictability.
@@ -115,6 +119,9 @@ class SAP(NamedTuple):
     predictability: Tensor
     classifier: str | None
     standard_error: float = math.nan
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class DCI(NamedTuple):
@@ -144,6 +151,9 @@ class DCI(NamedTuple):
     classifier: str
     informativeness_error: float = math.nan
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class FactorVAEScore(NamedTuple):
     """The score of FactorVAE.
@@ -162,6 +172,9 @@ class FactorVAEScore(NamedTuple):
     active: Tensor
     classifier: str = "majority vote"
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class BetaVAEScore(NamedTuple):
     """The score of beta-VAE.
@@ -176,6 +189,9 @@ class BetaVAEScore(NamedTuple):
     score: Mean
     train_accuracy: float
     classifier: str
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class Modularity(NamedTuple):
@@ -194,6 +210,9 @@ class Modularity(NamedTuple):
     mutual_information: Tensor
     standard_error: float = math.nan
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class Explicitness(NamedTuple):
     """The explicitness.
@@ -211,6 +230,9 @@ class Explicitness(NamedTuple):
     by_factor: Tensor
     classifier: str
     standard_error: float = math.nan
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class IRS(NamedTuple):
@@ -232,9 +254,12 @@ class IRS(NamedTuple):
     robustness: Tensor
     deviation: Tensor
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 def mig(
-    codes: Float[Tensor, "n dim"], factors: Shaped[Tensor, "n factors"], *, bins: int = 20
+    codes: Float[Values, "n dim"], factors: Shaped[Values, "n factors"], *, bins: int = 20
 ) -> MIG:
     r"""Measure whether one code tells more of a factor than any other: the mutual information gap.
 
@@ -286,8 +311,8 @@ def mig(
 
 
 def sap(
-    codes: Float[Tensor, "n dim"],
-    factors: Shaped[Tensor, "n factors"],
+    codes: Float[Values, "n dim"],
+    factors: Shaped[Values, "n factors"],
     *,
     continuous: bool = False,
     held_out: float = 1 / 3,
@@ -358,8 +383,8 @@ def sap(
 
 
 def dci(
-    codes: Float[Tensor, "n dim"],
-    factors: Shaped[Tensor, "n factors"],
+    codes: Float[Values, "n dim"],
+    factors: Shaped[Values, "n factors"],
     *,
     classifier: Any = None,
     held_out: float = 1 / 3,
@@ -432,7 +457,7 @@ def dci(
 
 
 def modularity(
-    codes: Float[Tensor, "n dim"], factors: Shaped[Tensor, "n factors"], *, bins: int = 20
+    codes: Float[Values, "n dim"], factors: Shaped[Values, "n factors"], *, bins: int = 20
 ) -> Modularity:
     r"""Measure whether a code tells of one factor only.
 
@@ -483,8 +508,8 @@ def modularity(
 
 
 def explicitness(
-    codes: Float[Tensor, "n dim"],
-    factors: Shaped[Tensor, "n factors"],
+    codes: Float[Values, "n dim"],
+    factors: Shaped[Values, "n factors"],
     *,
     held_out: float = 1 / 3,
     seed: int = 0,
@@ -541,8 +566,8 @@ def explicitness(
 
 
 def irs(
-    codes: Float[Tensor, "n dim"],
-    factors: Shaped[Tensor, "n factors"],
+    codes: Float[Values, "n dim"],
+    factors: Shaped[Values, "n factors"],
     *,
     quantile: float = 0.99,
     bins: int = 20,
@@ -858,7 +883,7 @@ class _Sampler:
 
 
 def _checked(
-    codes: Tensor, factors: Tensor, *, least_codes: int = 1, least_factors: int = 1
+    codes: Values, factors: Values, *, least_codes: int = 1, least_factors: int = 1
 ) -> tuple[Array, Array]:
     points, values = as_points("codes", codes), as_whole_numbers("factors", factors)
     if values.ndim != 2 or len(values) != len(points):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vaekit import _checks, losses
 from vaekit.losses.matching import InverseMultiquadric, Kernel
-from vaekit.metrics.means import Mean, mean_of
-from vaekit.metrics.representation import check_size
+from vaekit.metrics.inputs import Values, as_tensor, check_size
+from vaekit.metrics.means import Mean, described, mean_of
 
 __all__ = [
     "DensityCoverage",
@@ -45,6 +45,9 @@ class PrecisionRecall(NamedTuple):
     precision: Mean
     recall: Mean
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class DensityCoverage(NamedTuple):
     """Precision and recall made robust against outliers.
@@ -57,6 +60,9 @@ class DensityCoverage(NamedTuple):
 
     density: Mean
     coverage: Mean
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class FrechetDistance(NamedTuple):
@@ -81,11 +87,14 @@ class FrechetDistance(NamedTuple):
     real: int
     generated: int
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 @torch.no_grad()
 def precision_recall(
-    real: Shaped[Tensor, "n *event"],
-    generated: Shaped[Tensor, "m *event"],
+    real: Shaped[Values, "n *event"],
+    generated: Shaped[Values, "m *event"],
     k: int = 3,
     *,
     features: Features | None = None,
@@ -134,8 +143,8 @@ def precision_recall(
 
 @torch.no_grad()
 def density_coverage(
-    real: Shaped[Tensor, "n *event"],
-    generated: Shaped[Tensor, "m *event"],
+    real: Shaped[Values, "n *event"],
+    generated: Shaped[Values, "m *event"],
     k: int = 5,
     *,
     features: Features | None = None,
@@ -188,8 +197,8 @@ def density_coverage(
 
 @torch.no_grad()
 def frechet_distance(
-    real: Shaped[Tensor, "n *event"],
-    generated: Shaped[Tensor, "m *event"],
+    real: Shaped[Values, "n *event"],
+    generated: Shaped[Values, "m *event"],
     *,
     features: Features | None = None,
     chunk: int = 1024,
@@ -256,8 +265,8 @@ def frechet_distance(
 
 @torch.no_grad()
 def kernel_distance(
-    real: Shaped[Tensor, "n *event"],
-    generated: Shaped[Tensor, "m *event"],
+    real: Shaped[Values, "n *event"],
+    generated: Shaped[Values, "m *event"],
     kernel: Kernel | Literal["polynomial"] | None = None,
     *,
     features: Features | None = None,
@@ -409,12 +418,13 @@ def _bytes(images: Tensor) -> Tensor:
 
 
 def _featured(
-    real: Tensor, generated: Tensor, features: Features | None, chunk: int, more_than: int
+    real: Values, generated: Values, features: Features | None, chunk: int, more_than: int
 ) -> tuple[Tensor, Tensor]:
     """Return the features of both, flat and in double precision, once they are known to fit."""
     _checks.positive_int("chunk", chunk)
     found = []
-    for argument, data in (("real", real), ("generated", generated)):
+    for argument, given in (("real", real), ("generated", generated)):
+        data = as_tensor(argument, given)
         if len(data) <= more_than:
             raise ValueError(
                 _checks.expected(argument, f"more than {more_than} elements", len(data))

@@ -12,7 +12,7 @@ from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
 from vaekit.metrics.likelihood import batches_of, part_of, wide
-from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.means import Mean, described, mean_of
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -47,6 +47,9 @@ class ActiveUnits(NamedTuple):
     variance: Tensor
     standard_error: Tensor
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class KLByDimension(NamedTuple):
     """How many nats each latent dimension carries.
@@ -63,6 +66,9 @@ class KLByDimension(NamedTuple):
     standard_error: Tensor
     order: Tensor
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class MutualInformation(NamedTuple):
     """How many nats the codes tell about which element of the data they are of.
@@ -74,6 +80,9 @@ class MutualInformation(NamedTuple):
 
     nats: Mean
     cap: float
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class RateParts(NamedTuple):
@@ -99,6 +108,9 @@ class RateParts(NamedTuple):
     total_correlation: Mean | None
     dimension_wise_kl: Mean | None
     cap: float
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class PosteriorCollapse(NamedTuple):

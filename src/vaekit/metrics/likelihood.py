@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, losses
 from vaekit.distributions.supports import innermost
-from vaekit.metrics.means import Collected, Mean, mean_of
+from vaekit.metrics.means import Collected, Mean, described, mean_of
 from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
 
@@ -50,6 +50,9 @@ class NegativeLogLikelihood(NamedTuple):
     effective_samples: Tensor
     monte_carlo_error: float
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class BoundedLikelihood(NamedTuple):
     """Bounds on the log-likelihood of data that a model itself has drawn, in nats.
@@ -63,6 +66,9 @@ class BoundedLikelihood(NamedTuple):
     lower: Mean
     upper: Mean
     gap: Mean
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class ELBO(NamedTuple):
@@ -79,6 +85,9 @@ class ELBO(NamedTuple):
     reconstruction: Mean
     kl: Mean
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class RateDistortion(NamedTuple):
     """One point of a rate-distortion curve, in nats.
@@ -92,6 +101,9 @@ class RateDistortion(NamedTuple):
     beta: float
     rate: Mean
     distortion: Mean
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 def negative_log_likelihood(

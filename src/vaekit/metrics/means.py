@@ -2,12 +2,14 @@
 
 import math
 from array import array
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Collected", "Mean", "mean_of", "share_below"]
+__all__ = ["Collected", "Mean", "described", "mean_of", "share_below"]
+
+_FEW = 10  # numbers that are shown one by one
 
 
 class Mean(NamedTuple):
@@ -24,6 +26,22 @@ class Mean(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} +- {self.standard_error:.2g}"
+
+
+def described(record: Any) -> str:
+    """Show a record, but of its tensors no more than fits a line."""
+    fields = [f"{name}={_shown(value)}" for name, value in record._asdict().items()]
+    return f"{type(record).__name__}({', '.join(fields)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mean):
+        return str(value)
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.ndim == 1 and len(value) <= _FEW:
+        return f"[{', '.join(f'{number:.4g}' for number in value.tolist())}]"
+    return f"tensor of shape {tuple(value.shape)}"
 
 
 class Collected:

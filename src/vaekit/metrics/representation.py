@@ -7,13 +7,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vaekit import _checks
-from vaekit.metrics.means import Mean, mean_of
+from vaekit.metrics.inputs import Array, Values, as_points, as_tensor, as_whole_numbers
+from vaekit.metrics.means import Mean, described, mean_of
 
 __all__ = [
     "Neighbourhood",
@@ -24,11 +24,6 @@ __all__ = [
     "neighbourhood_preservation",
     "silhouette",
 ]
-
-Array = npt.NDArray[Any]
-
-#: Metrics take sixth powers, for kernels, and squares of those; trees compare in single precision.
-_LARGEST = 1e18
 
 
 class Probe(NamedTuple):
@@ -48,6 +43,9 @@ class Probe(NamedTuple):
     trained_on: int
     classifier: str
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 class Silhouette(NamedTuple):
     """How far apart the classes lie.
@@ -62,6 +60,9 @@ class Silhouette(NamedTuple):
     score: Mean
     by_element: Tensor
     elements: Tensor
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 class Neighbourhood(NamedTuple):
@@ -86,12 +87,15 @@ class Neighbourhood(NamedTuple):
     trustworthiness_error: float
     continuity_error: float
 
+    def __repr__(self) -> str:
+        return described(self)
+
 
 def linear_probe(
-    codes: Float[Tensor, "n dim"],
-    labels: Shaped[Tensor, " n"],
+    codes: Float[Values, "n dim"],
+    labels: Shaped[Values, " n"],
     *,
-    test: tuple[Tensor, Tensor] | None = None,
+    test: tuple[Values, Values] | None = None,
     held_out: float = 0.25,
     labelled: int | None = None,
     seed: int = 0,
@@ -138,11 +142,11 @@ def linear_probe(
 
 
 def nearest_neighbours(
-    codes: Float[Tensor, "n dim"],
-    labels: Shaped[Tensor, " n"],
+    codes: Float[Values, "n dim"],
+    labels: Shaped[Values, " n"],
     *,
     k: int = 5,
-    test: tuple[Tensor, Tensor] | None = None,
+    test: tuple[Values, Values] | None = None,
     held_out: float = 0.25,
     labelled: int | None = None,
     seed: int = 0,
@@ -187,8 +191,8 @@ def nearest_neighbours(
 
 
 def silhouette(
-    codes: Float[Tensor, "n dim"],
-    labels: Shaped[Tensor, " n"],
+    codes: Float[Values, "n dim"],
+    labels: Shaped[Values, " n"],
     *,
     at_most: int = 5000,
     seed: int = 0,
@@ -238,8 +242,8 @@ def silhouette(
 
 
 def neighbourhood_preservation(
-    data: Shaped[Tensor, "n *event"],
-    codes: Float[Tensor, "n dim"],
+    data: Shaped[Values, "n *event"],
+    codes: Float[Values, "n dim"],
     *,
     neighbours: int = 10,
     at_most: int = 2000,
@@ -286,7 +290,8 @@ def neighbourhood_preservation(
         Experimental Study*, 2001.
     """
     points = as_points("codes", codes)
-    originals = as_points("data", data.flatten(1) if data.ndim > 1 else data[:, None])
+    given = as_tensor("data", data)
+    originals = as_points("data", given.flatten(1) if given.ndim > 1 else given[:, None])
     _same_length("data", len(originals), len(points))
     chosen = shuffled(len(points), seed)[: _checks.positive_int("at_most", at_most)]
     if 2 * _checks.positive_int("neighbours", neighbours) >= len(chosen):
@@ -311,34 +316,6 @@ def scikit_learn(module: str) -> ModuleType:
     return _checks.module(f"sklearn.{module}", *needs)
 
 
-def as_points(argument: str, values: Tensor) -> Array:
-    """Return finite points ``(N, dim)``, N and dim at least 1, in double precision."""
-    if values.ndim != 2 or not values.numel():
-        what = "shape (N, dim), neither of them 0"
-        raise ValueError(_checks.expected(argument, what, tuple(values.shape)))
-    _checks.finite(argument, values)
-    points: Array = values.detach().cpu().double().numpy()
-    check_size(argument, points.min(), points.max())
-    return points
-
-
-def check_size(argument: str, least: float, greatest: float) -> None:
-    """Refuse values that a metric would overflow by."""
-    size = float(max(-least, greatest))
-    what = f"values of at most {_LARGEST:g} in size"
-    _checks.require(size <= _LARGEST, argument, what, f"one of {size:.3g}")
-
-
-def as_whole_numbers(argument: str, values: Tensor) -> Array:
-    """Return whole numbers, given as such or as floats."""
-    _checks.finite(argument, values)
-    numbers = values.detach().cpu()
-    if numbers.is_complex() or (numbers.is_floating_point() and (numbers != numbers.round()).any()):
-        raise ValueError(_checks.expected(argument, "whole numbers", f"{values.dtype} of others"))
-    whole: Array = numbers.long().numpy()
-    return whole
-
-
 def shuffled(n: int, seed: int) -> Array:
     """Return the numbers below n in random order."""
     order: Array = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
@@ -359,9 +336,9 @@ def split(n: int, held_out: float, seed: int) -> tuple[Array, Array]:
 
 
 def _parts(
-    codes: Tensor,
-    labels: Tensor,
-    test: tuple[Tensor, Tensor] | None,
+    codes: Values,
+    labels: Values,
+    test: tuple[Values, Values] | None,
     held_out: float,
     labelled: int | None,
     seed: int,
@@ -399,8 +376,9 @@ def _probe(
     return Probe(mean_of(torch.from_numpy(right)), chance, len(points), name)
 
 
-def _as_labels(argument: str, labels: Tensor, n: int) -> Array:
+def _as_labels(argument: str, labels: Values, n: int) -> Array:
     """Return one whole number for each of n elements."""
+    labels = as_tensor(argument, labels)
     if labels.ndim != 1:
         what = f"one for each of the {n} codes, shape ({n},)"
         hint = "Of several factors take one: labels[:, k]." if labels.ndim == 2 else ""

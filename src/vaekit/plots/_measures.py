@@ -28,6 +28,7 @@ _VOTE = 64  # elements, or pairs of them, in a vote, as the field has it
 _VOTES = (60, 1500)  # how many there are at least and at most, two thirds of them to train on
 _EACH = 10  # elements for each value that they have, for covariances
 _GREY = "by the cross-entropy of grey levels, which is no likelihood"
+_WORTH = 5  # equally weighted draws, below which an estimate rests on single ones
 _DRAWS = 500  # of codes, for what is estimated over all posteriors together
 
 
@@ -220,7 +221,10 @@ def measures(
         found = metrics.negative_log_likelihood(model, part, samples, seed=seed)
         worth = found.effective_samples.median()
         of = f"{_GREY}; " * grey() + f"of {n:,} elements, " * (n < chosen.count)
-        meaning = f"{of}by {samples} draws each, worth {worth:.0f} in the middle; lower is better"
+        meaning = f"{of}by {samples} draws each, which for most are worth {worth:.0f}"
+        if worth < _WORTH:
+            meaning += ": so few that it lies too high"
+        meaning += "; lower is better"
         rows = [_row("negative log-likelihood", found.nats, meaning, "nats")]
         if found.bits_per_dimension is not None:
             rows.append(_row("bits per dimension", found.bits_per_dimension, "the same"))

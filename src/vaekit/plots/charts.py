@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
 
 from vaekit import _checks, metrics
-from vaekit.metrics.representation import as_whole_numbers
+from vaekit.metrics.inputs import Values, as_tensor, as_whole_numbers
 from vaekit.plots._shared import import_, new_axes
 from vaekit.training import History
 
@@ -34,6 +33,9 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
     Raises:
         KeyError: If there is no such term.
     """
+    if not isinstance(history, History):
+        hint = "History(**found) makes one of what to_dict gave."
+        raise TypeError(_checks.expected("history", "a History", type(history).__name__, hint))
     training = history[term]
     ax = new_axes(ax, (6, 4))
     marker = "o" if len(history) == 1 else ""  # one point makes no line
@@ -112,8 +114,8 @@ def rate_distortion(
 
 
 def roc(
-    scores: Float[Tensor, " n"] | Mapping[str, Float[Tensor, " n"]],
-    labels: Shaped[Tensor, " n"],
+    scores: Float[Values, " n"] | Mapping[str, Float[Values, " n"]],
+    labels: Shaped[Values, " n"],
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
@@ -149,7 +151,7 @@ def roc(
         T. Fawcett, *An Introduction to ROC Analysis*, 2006.
     """
     sklearn = import_("sklearn.metrics")
-    named = {"": scores} if isinstance(scores, Tensor) else dict(scores)
+    named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
         raise ValueError(_checks.expected("scores", "at least one", "none"))
     kinds = as_whole_numbers("labels", labels)
@@ -159,8 +161,9 @@ def roc(
         got = f"shape {kinds.shape} of values " + ", ".join(map(str, found[:5]))
         raise ValueError(_checks.expected("labels", what, got))
     lines = {}
-    for name, score in named.items():
+    for name, given in named.items():
         argument = f"scores[{name!r}]" if name else "scores"
+        score = as_tensor(argument, given)
         if score.shape != kinds.shape:
             what = f"shape {kinds.shape}, as labels have"
             raise ValueError(_checks.expected(argument, what, tuple(score.shape)))

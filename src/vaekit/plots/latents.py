@@ -142,6 +142,8 @@ def kl_bars(model: VAE, data: Any, *, seed: int = 0, ax: "Axes | None" = None) -
     shown = np.arange(0, dim, math.ceil(dim / 30))
     ax.set_xticks(shown, [str(int(order[place])) for place in shown])
     ax.set_xlim(-0.7, dim - 0.3)
+    if found.mean.min() >= 0:  # as an estimate may not be
+        ax.set_ylim(bottom=0)
     ax.set_xlabel("latent dimension")
     ax.set_ylabel("KL (nats)")
     total = f"{found.total.mean:.2f}"
@@ -241,7 +243,8 @@ def aggregated_posterior(
                 label="prior",
             )
         x, y = points.T
-        ax.scatter(x, y, s=4, color="tab:blue", alpha=0.5, linewidths=0, label=_AGGREGATED)
+        size = float(np.clip(8000 / len(points), 4, 30))  # so that few are seen as well
+        ax.scatter(x, y, s=size, color="tab:blue", alpha=0.5, linewidths=0, label=_AGGREGATED)
         if density is not None:
             levels = _levels(density)
             ax.contour(*axes, density.T, levels=levels, colors="black", linewidths=1)

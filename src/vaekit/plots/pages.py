@@ -110,6 +110,8 @@ def report(
     if isinstance(data, Iterator):
         what = "data that can be gone through several times"
         raise TypeError(_checks.expected("data", what, type(data).__name__))
+    if not isinstance(history, History | None):
+        raise TypeError(_checks.expected("history", "a History", type(history).__name__))
     if path.is_dir():
         raise IsADirectoryError(_checks.expected("path", "a file", f"the folder {path}"))
     _checks.positive_int("samples", samples)

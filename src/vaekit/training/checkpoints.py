@@ -62,7 +62,7 @@ class Checkpoints:
         """Return the newest whole checkpoint to go on from, or None where there is none at all."""
         folder = Path(self.folder)
         found, damaged = _files(folder), sorted(folder.glob("step-*.damaged"))
-        if found and not resume:
+        if found and not resume and _step(found[0]):  # one of no steps is of a run that failed
             what = "a folder without checkpoints, or resume=True"
             got = f"{folder} with one of step {_step(found[0])}"
             raise ValueError(_checks.expected("checkpoint", what, got))

@@ -40,9 +40,11 @@ class NonFiniteLossError(ArithmeticError, ValueError):
         self, step: int, term: str, batch_index: int, what: str, *, weights: bool = False
     ) -> None:
         after = (
-            "a gradient was infinite or NaN though the loss was not, in this step or one before "
-            "it; a checkpoint, where there is one, is from before. Look for a square root, a "
-            "logarithm or a division at zero."
+            "the model's parameters are as they were before it."
+            if term in ("x", "target", "value")
+            else "a gradient was infinite or NaN though the loss was not, in this step or one "
+            "before it; a checkpoint, where there is one, is from before. Look for a square root, "
+            "a logarithm or a division at zero."
             if weights
             else "the model's parameters are as they were before it. Where the data are sound, a "
             "lower learning rate or clip_grad_norm= often helps."
@@ -145,7 +147,10 @@ class History:
         return self.validation["loss"][-1] < self.validation["loss"][row]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain numbers, lists and dictionaries, ready for JSON."""
+        """Return everything as plain numbers, lists and dictionaries, ready for JSON.
+
+        ``History(**found)`` makes a history of them again.
+        """
         return copy.deepcopy(vars(self))
 
 

@@ -233,7 +233,7 @@ def check_parts(model: Any, objective: Any) -> Objective:
         return Objective((objective, 1))
     if not isinstance(objective, Objective):
         what = "an objective, like vk.Reconstruction() + vk.KL()"
-        raise TypeError(_checks.expected("objective", what, repr(objective)))
+        raise TypeError(_checks.expected("objective", what, type(objective).__name__))
     return objective
 
 
