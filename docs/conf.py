@@ -36,7 +36,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # What lies outside cannot be looked up without a network.
     (r"py:.*", r"(torch|jaxtyping|numpy|sklearn|collections\.abc|pathlib|os|abc|types)(\..*)?"),
-    (r"py:class", r"Tensor"),  # as jaxtyping shows it: Float[Tensor, 'batch dim']
+    (r"py:class", r"Tensor|ndarray"),  # as jaxtyping shows them: Float[Tensor, 'batch dim']
     (r"py:class", r"Axes"),  # matplotlib's, which is imported for type checkers alone
     (r"py:class", r"optional"),
     (r"py:class", r"vaekit\.pretrained\._P"),  # any class derived from it

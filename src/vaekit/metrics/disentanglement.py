@@ -467,8 +467,8 @@ def modularity(
 
     with information counted as for `mig`. A code that tells of no factor counts as 0; but counted
     information is never quite 0, and grows with the number of a factor's values, so that codes of
-    noise seem to tell of the factor with the most, and score high: see how `codes` in another
-    order do.
+    noise seem to tell of the factor with the most, and score high: see how the same codes do in
+    another order.
 
     Args:
         codes: As for `mig`.
