@@ -220,6 +220,12 @@ def test_bytes_and_complex_numbers_are_refused(
     refuses(TypeError, lambda: net(x), "x: expected floating-point values", str(dtype), hint)
 
 
+def test_channels_that_come_last_are_told_to_come_first(refuses: Refuses) -> None:
+    net, x = conv((3, 8, 8), [4], 2), torch.rand(5, 8, 8, 3)
+    refuses(ValueError, lambda: net(x), "x: expected shape (..., 3, 8, 8)", "x.movedim(-1, 1)")
+    assert net(x.movedim(-1, 1)).shape == (5, 2)
+
+
 def test_counts_beside_attributes_leave_these_as_they_are() -> None:
     counts, attributes = torch.randint(5, (3, 4)), torch.rand(3, 2)
     net = Conditioned(mlp(6, [], 5), 2)

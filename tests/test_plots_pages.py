@@ -423,7 +423,15 @@ def test_a_large_data_set_is_measured_in_part_and_in_batches(tmp_path, monkeypat
     page = Page(vk.report(model, data, tmp_path / "page.html", at_most=1500, samples=2))
     assert page.value("measured on") == "1,500 of 5,000 elements, drawn at random"
     assert max(sizes) <= 512
-    assert "means of p(x|z)" in page.meaning("precision")
+    assert "draws of p(x|z)" in page.meaning("precision")  # of a table, whose rows have noise
+
+
+@pytest.mark.usefixtures("_sketched")
+def test_of_images_the_means_are_looked_at(tmp_path) -> None:
+    torch.manual_seed(0)
+    model, _ = vk.recipes.vae(vk.likelihoods.Gaussian((1, 8, 8)), latent_dim=2)
+    page = Page(vk.report(model, torch.rand(40, 1, 8, 8), tmp_path / "page.html", samples=2))
+    assert "means of p(x|z), which vary less than data" in page.meaning("precision")
 
 
 @pytest.mark.usefixtures("_sketched")

@@ -94,6 +94,8 @@ class Network(nn.Module):
         what = f"{self.in_shape[0]} values for each element" if ndims == 1 else maps
         single = x.numel() == self.in_shape.numel()
         hint = "A single element makes a batch of one by x[None]." if single else ""
+        if ndims > 1 and x.shape[-ndims:] == (*self.in_shape[1:], self.in_shape[0]):
+            hint = "Channels come first: x.movedim(-1, 1) brings them there."
         raise ValueError(_checks.expected("x", what, f"shape {tuple(x.shape)}", hint))
 
 

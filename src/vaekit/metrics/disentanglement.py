@@ -796,7 +796,8 @@ def encode_factors(
 
     Shape:
         Returns codes ``(n, dim)`` in double precision, and ``(n, factors)`` indices of the factors
-        of more than one value; others are left out.
+        of more than one value; others are left out. The names of those that are kept:
+        ``[name for name, size in zip(data.factor_names, data.factor_sizes) if size > 1]``.
 
     Raises:
         TypeError: If ``data`` is no `GroundTruth`.

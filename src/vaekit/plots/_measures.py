@@ -514,9 +514,10 @@ def factors_of(data: Any, of: Encoded) -> tuple[Tensor, Tensor, list[str]]:
 def _beside(model: VAE, chosen: Chosen, n: int, seed: int) -> tuple[Tensor, Tensor, str]:
     """Return n data, as many that the model generates, and which of p(x|z) these are.
 
-    A mean is no datum where data are discrete: grey, say, where they are black and white.
+    A mean is no datum where data are discrete (grey, where they are black and white), nor where it
+    is of a table's row, whose noise belongs to it. Of an image it is the picture to look at.
     """
-    real, means, draws = [], [], []
+    real, means, draws, drawn = [], [], [], False
     discrete = getattr(getattr(model.decoder, "likelihood", None), "discrete", False)
     with measuring(model, seed) as device, torch.no_grad():
         for part in elements(model, chosen.some(), device, n):
@@ -525,12 +526,13 @@ def _beside(model: VAE, chosen: Chosen, n: int, seed: int) -> tuple[Tensor, Tens
             given = part_of(model.decoder, part.context, z)
             support: Any = given.support
             discrete = discrete and bool(support.check(part.target).all())
+            drawn = discrete or part.target.ndim == 2
             real.append(part.target.cpu())
             means.append(given.mean.cpu())
-            draws.append(given.sample().cpu() if discrete else means[-1])
-    if discrete:
+            draws.append(given.sample().cpu() if drawn else means[-1])
+    if drawn:
         return torch.cat(real), torch.cat(draws), "draws of p(x|z)"
-    return torch.cat(real), torch.cat(means), "means of p(x|z)"
+    return torch.cat(real), torch.cat(means), "means of p(x|z), which vary less than data"
 
 
 def _shape(data: Any) -> torch.Size:
