@@ -263,16 +263,19 @@ def _summarise(held: dict[str, Any]) -> None:
         name, _, steps = key.split(", ")
         groups.setdefault((name, steps), []).append(row)
     means: dict[tuple[str, str], dict[str, float]] = {}
+    shown: dict[str, Any] = {}
     for (name, steps), runs in groups.items():
         shared = [key for key in runs[0] if isinstance(runs[0][key], float)]
         columns = {key: [run[key] for run in runs] for key in shared}
         means[name, steps] = {key: statistics.mean(each) for key, each in columns.items()}
+        own = (key for key in rows if key.startswith(f"{name}, ") and key.endswith(f", {steps}"))
+        shown |= {key: rows[key] for key in sorted(own)}
         if len(runs) > 1:
-            spreads = {key: statistics.stdev(each) for key, each in columns.items()}
             over = f"over {len(runs)} seeds, {steps}"
-            rows[f"{name}, mean {over}"] = means[name, steps]
-            rows[f"{name}, standard deviation {over}"] = spreads
-    held["rows"], held["bars"] = rows, {}
+            shown[f"{name}, mean {over}"] = means[name, steps]
+            spreads = {key: statistics.stdev(each) for key, each in columns.items()}
+            shown[f"{name}, standard deviation {over}"] = spreads
+    held["rows"], held["bars"] = shown, {}
     for (name, steps), mean in means.items():
         if not name.startswith("beta_tcvae"):
             continue
