@@ -222,6 +222,7 @@ def aggregated_posterior(
         density = _density(prior, chosen, axes, drawn)
     ax = new_axes(ax, (6, 4) if len(chosen) == 1 else (6, 6))
     names = [f"latent dimension {dim}" for dim in chosen]
+    size = float(np.clip(8000 / len(points), 4, 30))  # so that few are seen as well
     ax.set_xlabel(names[0])
     if len(chosen) == 1:
         bins = np.linspace(low[0], high[0], 61).tolist()
@@ -243,7 +244,6 @@ def aggregated_posterior(
                 label="prior",
             )
         x, y = points.T
-        size = float(np.clip(8000 / len(points), 4, 30))  # so that few are seen as well
         ax.scatter(x, y, s=size, color="tab:blue", alpha=0.5, linewidths=0, label=_AGGREGATED)
         if density is not None:
             levels = _levels(density)
@@ -251,7 +251,8 @@ def aggregated_posterior(
             ax.plot([], [], color="black", linewidth=1, label="prior: 50, 90 and 99 %")
         ax.set_ylabel(names[1])
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, markerscale=3)
+    scale, above = 6 / size**0.5, (0.5, 1)
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=above, ncols=2, markerscale=scale)
     return ax
 
 
