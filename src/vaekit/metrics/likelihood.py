@@ -302,7 +302,7 @@ def rate_distortion(
         raise ValueError(_checks.expected("models", "at least one model by its beta", "none"))
     for beta in models:
         _checks.number("models", beta)
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) and len(models) > 1:
         what = "data that can be gone through again, for each of the models"
         raise TypeError(_checks.expected("data", what, type(data).__name__))
     points = []
