@@ -25,6 +25,7 @@ import vaekit as vk
 parser = argparse.ArgumentParser(description="Denoise images with an autoencoder.")
 parser.add_argument("--data", choices=("digits", "mnist", "fashion_mnist"), default="digits")
 parser.add_argument("--epochs", type=int, help="times through the data (digits 150, others 20)")
+parser.add_argument("--steps", type=int, default=150, help="steps that fit a code to an image")
 parser.add_argument("--latents", type=int, default=32, help="number of latent dimensions")
 parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
 parser.add_argument("--out", type=Path, default=Path("runs/denoise"), help="where pictures go")
@@ -106,7 +107,7 @@ def linear(noise: Noise, y: Tensor) -> Tensor:
     return mapped.float().reshape(y.shape)
 
 
-def fitted(noise: Noise, y: Tensor, steps: int = 150) -> Tensor:
+def fitted(noise: Noise, y: Tensor) -> Tensor:
     """Decode the most probable codes of noisy images, given what the noise is like."""
     draws = torch.Generator().manual_seed(args.seed + 1)
     error = (noise(clean, draws) - clean).square().mean().item()
@@ -116,7 +117,7 @@ def fitted(noise: Noise, y: Tensor, steps: int = 150) -> Tensor:
     likelihood, y = kind(train.shape, sigma), y.to(args.device)
     z = vae.encode(y).mean.detach().requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.05)
-    for _ in range(steps):
+    for _ in range(args.steps):
         loss = vk.reconstruction(likelihood(vae.decode(z)), y) - vae.prior().log_prob(z)
         optimizer.zero_grad()
         loss.sum().backward(inputs=[z])

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -22,6 +23,12 @@ def spherical(seed: int, dim: int, concentration: float, batch: int = 1) -> Powe
     return PowerSpherical(direction, torch.full((batch,), concentration, dtype=f64))
 
 
+@functools.cache  # they take seconds to find
+def quadrature() -> tuple[torch.Tensor, torch.Tensor]:
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(1000))
+    return nodes, weights
+
+
 class TestPowerSpherical:
     @given(seed=seeds, concentration=st.floats(2, 500))
     def test_it_integrates_to_one_on_the_circle(self, seed: int, concentration: float) -> None:
@@ -37,7 +44,7 @@ class TestPowerSpherical:
         # By the angle from the direction: the points at one angle make a sphere of one dimension
         # fewer, of the radius sin(angle). Gauss and Legendre, over where the mass is.
         q = spherical(0, dim, concentration)
-        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(1000))
+        nodes, weights = quadrature()
         half = min(math.pi, 25 / (concentration + 1e-9) ** 0.5) / 2
         angle, weights = half * (nodes + 1), half * weights
         right = spherical(1, dim, 0.0).direction[0]

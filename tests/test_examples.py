@@ -21,7 +21,7 @@ BRIEF = {
     "generate": ("--epochs", "1"),
     "transformation": ("--epochs", "1"),
     "reduce_dimensions": ("--epochs", "1", "--shown", "100"),
-    "denoise": ("--epochs", "1"),
+    "denoise": ("--epochs", "1", "--steps", "3"),
     "anomalies": ("--epochs", "1"),
     "features": ("--epochs", "1", "--seeds", "2"),
     "compress": ("--epochs", "1", "--steps", "2"),
