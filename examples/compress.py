@@ -197,7 +197,9 @@ pca = PCA(4).fit(blockwise(coloured).numpy())
 # Maps for latents: 4 channels, an eighth of the sides. Both networks begin as the linear code, a
 # convolution of stride 8 and its transpose, and learn what to add: residual blocks, which see
 # beyond the border of a block. ``--width 64 --blocks 3`` gives them the size of TAESD, the small
-# autoencoder of Stable Diffusion's latents: 1.22 million parameters each.
+# autoencoder of Stable Diffusion's latents: 1.22 million parameters each. With these, seed 0 and
+# ``--epochs 1`` (of the models above), the table at the end had 27.2 dB for the autoencoder and
+# 23.4 for the components of blocks.
 
 
 class Block(nn.Module):
