@@ -738,7 +738,8 @@ def test_constant_codes_have_a_score(name: str) -> None:
 @pytest.mark.parametrize("name", ON_CODES)
 def test_arrays_have_the_scores_of_tensors(name: str) -> None:
     codes, factors = partly(120)
-    found = ON_CODES[name](codes.numpy(), factors.numpy())  # type: ignore[arg-type]
+    arrays: Any = codes.numpy(), factors.numpy()
+    found = ON_CODES[name](*arrays)
     assert found[0] == ON_CODES[name](codes, factors)[0]
     assert "\n" not in repr(found)
 

@@ -630,9 +630,9 @@ def test_curves_are_those_of_the_history(term: str, validation: bool) -> None:
 
 
 def test_curves_are_of_a_history(refuses: Refuses) -> None:
-    found = _history().to_dict()
+    found: Any = _history().to_dict()
     words = "history: expected a History, got dict", "History(**found)"
-    refuses(TypeError, lambda: plots.curves(found), *words)  # type: ignore[arg-type]
+    refuses(TypeError, lambda: plots.curves(found), *words)
     assert plots.curves(vk.training.History(**found)).lines
 
 
@@ -692,7 +692,6 @@ def test_umap_is_asked_as_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
 
 
-@pytest.mark.filterwarnings("ignore")  # of the package itself
 def test_the_umap_that_is_installed_keeps_groups_apart() -> None:
     pytest.importorskip("umap")
     x = torch.rand(40, 1, 4, 6) / 10

@@ -307,8 +307,8 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         return _gone_on_with(_read_config(args.out), given)
     if "data" not in given:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
-    begun = [int(path.name.split("-")[1]) for path in (args.out / "checkpoints").glob("step-*")]
-    if any(begun):
+    written = (args.out / "checkpoints").glob("step-*")
+    if not all(path.name.startswith("step-00000000-") for path in written):  # of a run that failed
         what = "a folder without a run, or --resume"
         raise ValueError(_checks.expected("--out", what, args.out))
     if (args.out / "config.json").exists():

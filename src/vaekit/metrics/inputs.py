@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from vaekit import _checks
+from vaekit.datasets import ArrayDataset, arrays
 
 __all__ = ["Array", "Values", "as_points", "as_tensor", "as_whole_numbers", "check_size"]
 
@@ -22,18 +22,18 @@ def as_tensor(argument: str, values: Any) -> Tensor:
     """Return a tensor as it is, and an array of numbers as one."""
     if isinstance(values, Tensor):
         return values
+    what = "a tensor or an array of numbers"
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
         of = f" of {values.dtype}" if isinstance(values, np.ndarray) else ""
         hint = ""
         if hasattr(values, "to_numpy"):  # pandas
             hint = "Give its to_numpy()."
-        elif hasattr(values, "gather"):
+        elif isinstance(values, ArrayDataset):
             hint = "Give its elements: data[:], or of data with labels data[:][0]."
         elif of:
             hint = "Names become numbers by numpy.unique(names, return_inverse=True)[1]."
-        what = "a tensor or an array of numbers"
         raise TypeError(_checks.expected(argument, what, f"{type(values).__name__}{of}", hint))
-    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+    return arrays.as_tensor(argument, values, what)
 
 
 def as_points(argument: str, values: Any) -> Array:
