@@ -237,6 +237,35 @@ class TestIndependentBernoulli:
         assert q.log_prob(torch.tensor([[0.0, 1.0, 1.0]])).isfinite().all()
         assert q.entropy().isfinite().all()
 
+    @pytest.mark.parametrize("dtype", [torch.float32, f64])
+    @pytest.mark.parametrize("scale", [1, 10, 100])
+    def test_many_draws_without_a_graph_are_as_with_one(
+        self, dtype: torch.dtype, scale: float
+    ) -> None:
+        # Scaled by 100, the logarithm of 1 + exp(y) is infinite for some, and is not used.
+        logits = scale * torch.randn(50, 4, 784, dtype=dtype)
+        x = torch.rand(4, 784).round()
+        one = logits[0].clone()
+        exact = td.Bernoulli(logits=logits.double()).log_prob(x.double()).sum(-1)
+        rounded = {torch.float32: 6e-8, f64: math.exp(-20)}[dtype]  # softplus is y above 20
+        bound = 784 * rounded + 10 * torch.finfo(dtype).eps * exact.abs().max()
+        for draws in (logits, logits.clone().requires_grad_()):
+            mine = IndependentBernoulli(draws).log_prob(x)
+            assert (mine - exact).abs().max() < bound
+        assert torch.equal(one, logits[0])
+
+    def test_many_draws_are_looked_through(self, refuses) -> None:
+        held = IndependentBernoulli(torch.full((3, 2, 4), math.nan))
+        refuses(ValueError, lambda: held.log_prob(torch.ones(2, 4)), "logits", "NaN")
+        held = IndependentBernoulli(torch.zeros(3, 2, 4))
+        refuses(ValueError, lambda: held.log_prob(torch.full((2, 4), 0.5)), "x", "zeros and ones")
+
+    @pytest.mark.parametrize("value", [-1e4, 1e4])
+    def test_many_extreme_logits_are_finite(self, value: float) -> None:
+        q = IndependentBernoulli(torch.full((5, 1, 3), value))
+        found = q.log_prob(torch.tensor([[0.0, 1.0, 1.0]]))
+        assert torch.equal(found, torch.full((5, 1), -1e4 * (1 if value > 0 else 2)))
+
     def test_grey_levels_are_an_explicit_choice(self, refuses) -> None:
         logits, grey = torch.randn(2, 3), torch.rand(2, 3)
         binary = IndependentBernoulli(logits)
