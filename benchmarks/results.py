@@ -1,4 +1,4 @@
-"""What the benchmarks share: where numbers come from, their file and picture, a learning rate."""
+"""What the benchmarks share: where numbers come from, their file, a learning rate."""
 
 import json
 import platform
@@ -31,23 +31,6 @@ def write(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def draw(path: Path | None, lengths: dict[str, float], unit: str) -> None:
-    """Draw a bar for each name, where a file to draw them in is named."""
-    if path is None:
-        return
-    import matplotlib.pyplot as plt
-
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": path.name}
-    figure, axis = plt.subplots(figsize=(7, 0.5 + 0.4 * len(lengths)), layout="tight")
-    axis.bar_label(axis.barh(list(lengths), list(lengths.values())), fmt="%.2f", padding=3)
-    axis.invert_yaxis()
-    axis.margins(x=0.1)
-    axis.set_xlabel(unit)
-    axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def cosine(steps: int, end: float) -> Callable[[torch.optim.Optimizer], CosineAnnealingLR]:

@@ -13,7 +13,7 @@ pythae takes part where it is installed, and the script of pytorch/examples wher
 repository is named; benchmarks/README.md says how.
 
     python benchmarks/training.py [--device cuda] [--rounds 20] [--precision bf16]
-        [--pytorch-examples CLONE] [--json FILE] [--picture FILE]
+        [--pytorch-examples CLONE] [--json FILE]
 """
 
 import argparse
@@ -169,7 +169,6 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", default=[], help="of fit, beside float32")
     parser.add_argument("--pytorch-examples", type=Path, help="a clone of pytorch/examples")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
-    parser.add_argument("--picture", type=Path, help="where to draw them")
     args = parser.parse_args()
 
     (data, what), (test, _) = images(train=True), images(train=False)
@@ -229,7 +228,6 @@ def main() -> None:
         bars[key] = turns.judge(apart, "at most", 0.3)
     print(*(f"{name}: {verdict}" for name, verdict in bars.items()), sep="\n")
     results.write(args.json, {"machine": machine, "bars": bars, "rows": rows})
-    results.draw(args.picture, {name: times.median(name) for name in ways}, "seconds for an epoch")
 
 
 if __name__ == "__main__":

@@ -19,15 +19,20 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 
 class Results(SphinxDirective):
-    """Show a file of results as tables, and their picture, or say that nothing was measured.
+    """Show a file of results as tables and pictures, or say that nothing was measured.
 
     ``rows`` may be a list of rows or a mapping of their names to them; every other mapping becomes
-    a sentence of keys and values.
+    a sentence of keys and values. ``bars`` names keys to draw of every row that has one of them;
+    ``picture`` is a file that is drawn already.
     """
 
     required_arguments = 1
     has_content = True
-    option_spec: ClassVar = {"digits": directives.nonnegative_int, "picture": directives.uri}
+    option_spec: ClassVar = {
+        "digits": directives.nonnegative_int,
+        "picture": directives.uri,
+        "bars": str.split,
+    }
 
     def run(self) -> list[nodes.Node]:
         """Read the file; the content maps keys to headings, ``key: heading`` on each line."""
@@ -54,10 +59,42 @@ class Results(SphinxDirective):
             items += nodes.field("", name, nodes.field_body("", nodes.paragraph(text=shown)))
         if len(items):
             found.append(items)
+        if bars := self.options.get("bars"):
+            found.append(self.drawn(bars, rows, path.stem))
         picture = self.options.get("picture")
         if picture and Path(self.env.relfn2path(picture)[1]).exists():
             found.append(nodes.image(uri=picture, alt=f"What {self.arguments[0]} holds, drawn"))
         return found
+
+    def drawn(self, keys: list[str], rows: list[dict[str, Any]], name: str) -> nodes.raw:
+        """Draw a bar for each of the keys that a row has, row under row."""
+        import matplotlib.pyplot as plt  # when conf.py has said that nothing is to be shown
+
+        rows = [row for row in rows if any(row.get(key) is not None for key in keys)]
+        height, thickness = 0.8 + (0.15 + 0.25 * len(keys)) * len(rows), 0.8 / len(keys)
+        style = {"svg.fonttype": "none", "svg.hashsalt": name}
+        with plt.rc_context(style), io.StringIO() as file:
+            figure, axis = plt.subplots(figsize=(8, height), layout="constrained")
+            for index, key in enumerate(keys):
+                held = [(at, row[key]) for at, row in enumerate(rows) if row.get(key) is not None]
+                at, lengths = [at + thickness * index for at, _ in held], [n for _, n in held]
+                bars = axis.barh(at, lengths, 0.9 * thickness, label=self.heading(key))
+                axis.bar_label(bars, [self.word(float(length)) for length in lengths], padding=3)
+            middle = thickness * (len(keys) - 1) / 2
+            axis.set_yticks([at + middle for at in range(len(rows))], [row[""] for row in rows])
+            axis.invert_yaxis()
+            axis.margins(x=0.12)
+            axis.spines[["top", "right"]].set_visible(False)
+            if len(keys) == 1:
+                axis.set_xlabel(self.heading(keys[0]))
+            else:
+                axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+            figure.savefig(file, format="svg", metadata={"Date": None})
+            plt.close(figure)
+            svg = file.getvalue()
+        label = f"{' and '.join(map(self.heading, keys))}, drawn"
+        shown = f'<svg role="img" aria-label="{label}" style="width: 100%; height: auto"'
+        return nodes.raw("", shown + svg[svg.index("<svg") + 4 :], format="html")
 
     def heading(self, key: str) -> str:
         """Word a key."""
