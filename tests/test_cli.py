@@ -82,6 +82,7 @@ def test_sample(run: Path, tmp_path: Path, capsys) -> None:
     assert main(["sample", str(run), "--out", str(tmp_path / "new" / "x.png")]) == 0
     assert width(tmp_path / "new" / "x.png") > 100
     assert "--out" in fails(capsys, "sample", str(run), "--out", str(tmp_path / "x.gif"))
+    assert "no table" in fails(capsys, "sample", str(run), "--out", str(tmp_path / "x.csv"))
 
 
 def test_samples_are_means_or_draws(run: Path) -> None:
@@ -282,6 +283,10 @@ def test_a_column_of_labels_and_columns_of_other_units(tmp_path: Path, monkeypat
     assert main(["sample", out, "--number", "200"]) == 0
     drawn = np.load(tmp_path / "run" / "samples.npy")
     assert 900 < np.median(drawn[:, 1]) < 1150
+    table = tmp_path / "samples.csv"
+    assert main(["sample", out, "--number", "200", "--out", str(table)]) == 0
+    assert table.read_text().splitlines()[0] == "length,area"
+    assert np.array_equal(np.loadtxt(table, delimiter=",", skiprows=1, dtype="f4"), drawn)
     assert main(["evaluate", out, "--samples", "10"]) == 0
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     units = json.loads((tmp_path / "run" / "config.json").read_text())["units"]
@@ -445,6 +450,15 @@ def test_usage(capsys) -> None:
             main(words)
         assert caught.value.code == code
     assert "beta_tcvae" in capsys.readouterr().out
+
+
+def test_usage_is_not_listed_before_what_is_wrong_with_it(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "digits", "--out", "run", "--recipe", "vea"])
+    said = capsys.readouterr().err
+    assert said.startswith("vaekit train: argument --recipe: invalid choice: 'vea'")
+    assert said.endswith("See vaekit train --help.\n")
+    assert said.count("\n") == 1
 
 
 def test_as_a_module() -> None:

@@ -112,6 +112,8 @@ def finite(argument: str, value: Tensor) -> None:
 
 def _not_finite(argument: str, what: str, bad: Tensor, word: str) -> NotFiniteError:
     got = f"{int(bad.sum())} {word} among {bad.numel()} (shape {tuple(bad.shape)})"
+    if bad.ndim:
+        got += f", the first at {tuple(bad.nonzero()[0].tolist())}"
     return NotFiniteError(expected(argument, what, got))
 
 

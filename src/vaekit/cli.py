@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from zipfile import BadZipFile
 
 import numpy as np
@@ -109,8 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where all options are listed, rather than list them."""
+        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vaekit", description="Variational autoencoders: train, evaluate, sample, report."
     )
     parser.add_argument("--version", action="version", version=f"vaekit {__version__}")
@@ -126,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, default=1.0, help="of the prior (1)")
     what = "draw from p(x|z), as data are, rather than take its mean"
     sample.add_argument("--draw", action="store_true", help=what)
-    sample.add_argument("--out", type=Path, help="a .png, or a .npy (RUN/samples.npy)")
+    sample.add_argument("--out", type=Path, help="a .png, .npy or .csv (RUN/samples.npy)")
     report = commands.add_parser("report", help="write a page of all that applies to a model")
     report.set_defaults(run=_report)
     report.add_argument("--out", type=Path, help="an .html (RUN/report.html)")
@@ -265,16 +271,23 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _sample(args: argparse.Namespace) -> int:
     model = _trained(args)
     out = args.out or args.folder / "samples.npy"
-    _checks.one_of("--out: its ending", out.suffix, (".npy", ".png"))
+    _checks.one_of("--out: its ending", out.suffix, (".npy", ".png", ".csv"))
     generator = torch.Generator(args.device).manual_seed(args.seed)
     how = {"temperature": args.temperature, "draw": args.draw}
     drawn = model.sample(args.number, generator=generator, **how)
-    if units := _read_config(args.folder).get("units"):
+    table = drawn.ndim == 2
+    _checks.require(table or out.suffix != ".csv", "--out", "a .npy, of what is no table", out)
+    config = _read_config(args.folder)
+    if units := config.get("units"):
         drawn = drawn * drawn.new_tensor(units["scale"]) + drawn.new_tensor(units["mean"])
     with storage.scratch(out.parent) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
                 np.save(file, drawn.cpu().numpy())
+        elif out.suffix == ".csv":
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                names = config.get("columns", ())
+                csv.writer(file).writerows([names] * bool(names) + drawn.tolist())
         else:
             _write_picture(temporary, lambda: plots.images(drawn))
         storage.commit(temporary, out)
@@ -362,7 +375,9 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
         train, test = _split(len(whole), config)
     else:
-        values, labels, classes = _numbers(path, config["label"])
+        values, labels, classes, columns = _numbers(path, config["label"])
+        if columns:
+            config["columns"] = columns
         train, test = _split(len(values), config)
         if config["standardize"]:
             values = _standardized(values, train, config)
@@ -397,19 +412,22 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     return (values - np.array(config["units"]["mean"])) / np.array(config["units"]["scale"])
 
 
-def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]]:
-    """Read a file of numbers, without running what it may hold; return labels and their names too.
+def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Sequence[str]]:
+    """Read a file of numbers, without running what it may hold.
 
     Labels that are numbers are taken as they are, words by the names that they are.
+
+    Returns:
+        The numbers, the labels, the labels' names, and the columns' names, where they have some.
     """
     if not path.is_file():
         what = f"one of {', '.join(_NAMED)}, a folder or a file"
         raise FileNotFoundError(_checks.expected("data", what, path))
-    labels = None
+    labels, columns = None, list[str]()
     try:
         if path.suffix == ".npy":
             _checks.require(label is None, "--label", "none for a .npy file", label)
-            return np.load(path, mmap_mode="r", allow_pickle=False), None, ()
+            return np.load(path, mmap_mode="r", allow_pickle=False), None, (), ()
         if path.suffix == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if label is not None:
@@ -418,7 +436,7 @@ def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]]:
                 names = [name for name in file if name != label]
                 values = file["x" if "x" in names else names[0]]
         elif path.suffix == ".csv":
-            values, labels = _table(path, label)
+            values, labels, columns = _table(path, label)
         else:
             raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
     except (BadZipFile, EOFError, IndexError) as error:
@@ -426,13 +444,13 @@ def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]]:
         message = _checks.expected("data", "a whole file of numbers", path.name, why)
         raise ValueError(message) from error
     if labels is None or labels.dtype.kind not in "OUS":
-        return values, labels, ()
+        return values, labels, (), columns
     classes, labels = np.unique(labels, return_inverse=True)
-    return values, labels, [str(each) for each in classes]
+    return values, labels, [str(each) for each in classes], columns
 
 
-def _table(path: Path, label: str | None) -> tuple[Any, Any]:
-    """Read a table with or without a line of names; return the labels apart."""
+def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
+    """Read a table with or without a line of names; return the labels, and the names, apart."""
     coding = "utf-8-sig"  # which some programs begin with a mark
     with path.open(encoding=coding, newline="") as lines:
         names = [each.strip() for each in next(csv.reader(lines), [])]
@@ -455,7 +473,7 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any]:
             labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
     _checks.require(bool(columns), "data", "at least one column of numbers", f"{names}")
     try:
-        return read(usecols=columns, ndmin=2), labels
+        return read(usecols=columns, ndmin=2), labels, [names[i] for i in columns if named]
     except ValueError as error:
         hint = "A column of words may be a --label; a cell that is empty is no number."
         got = f"{path.name}: {error}".rstrip(".")
