@@ -16,9 +16,9 @@ from torch.distributions import constraints
 from torch.utils.data import DataLoader
 
 import vaekit as vk
+from vaekit import metrics
 from vaekit.datasets import batches, loader
 from vaekit.datasets.sprites import _SHAPES, FactorDataset, _draw, dsprites, sprites
-from vaekit.metrics import disentanglement as metrics
 
 Refuses = Callable[..., Exception]
 

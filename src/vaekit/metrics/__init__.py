@@ -10,16 +10,10 @@ from vaekit.metrics.disentanglement import (
     IRS,
     MIG,
     SAP,
-    BetaVAEScore,
     Explicitness,
-    FactorVAEScore,
-    GroundTruth,
     Modularity,
-    beta_vae_score,
     dci,
-    encode_factors,
     explicitness,
-    factor_vae_score,
     irs,
     mig,
     modularity,
@@ -34,6 +28,14 @@ from vaekit.metrics.generation import (
     inception_features,
     kernel_distance,
     precision_recall,
+)
+from vaekit.metrics.interventions import (
+    BetaVAEScore,
+    FactorVAEScore,
+    GroundTruth,
+    beta_vae_score,
+    encode_factors,
+    factor_vae_score,
 )
 from vaekit.metrics.latents import (
     ActiveUnits,
