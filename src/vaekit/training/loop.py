@@ -3,12 +3,8 @@
 import math
 import os
 import re
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -36,12 +32,14 @@ from vaekit.training.measures import (
     evaluate,
     named_device,
 )
+from vaekit.training.optimizers import Inner, make_optimizer, worded
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
+from vaekit.training.terminal import Bar, interruptible
 from vaekit.training.trackers import trackers, tracking
 from vaekit.training.world import Share, World
-from vaekit.vae import VAE, VAEOutput
+from vaekit.vae import VAE
 
 __all__ = ["fit"]
 
@@ -271,9 +269,9 @@ def fit(
         model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    inner = _Inner(objective)
+    inner = Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
-    optimizer = _make_optimizer(optimizer, parameters, learning_rate or 1e-3)
+    optimizer = make_optimizer(optimizer, parameters, learning_rate or 1e-3)
     if spread:
         sharding.apart(optimizer)
     scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
@@ -355,7 +353,7 @@ def fit(
         "corruption": corruption is not None,
         "metrics": ", ".join(metrics or ()),
         "model": f"one of {str(dtype).removeprefix('torch.')}",
-        "optimizer": _worded(optimizer),
+        "optimizer": worded(optimizer),
         "scheduler": None if scheduler is None else type(scheduler).__name__,
     }
     draws = 0 if order is None else order.initial_seed()
@@ -408,8 +406,8 @@ def fit(
         with (
             dataset_size(objective, size),
             tracking(made, settings, world) as loggers,
-            _interruptible() as interrupted,
-            _Bar(total_steps, progress and world.leads, step) as bar,
+            interruptible() as interrupted,
+            Bar(total_steps, progress and world.leads, step) as bar,
         ):
             tracked[:0] = loggers
             while not done:
@@ -499,59 +497,6 @@ def fit(
     return history
 
 
-class _Bar:
-    """A progress bar that words its numbers only when it is drawn."""
-
-    def __init__(self, total: int | None, shown: bool, step: int) -> None:
-        from tqdm.auto import tqdm
-
-        class Bar(tqdm):  # type: ignore[misc]
-            # No thread that looks after slow bars: one that is left as the process ends may abort
-            # it, where gloo is loaded. This one is drawn by the clock.
-            monitor_interval = 0
-
-        shape = {"total": total, "initial": step, "unit": "step", "dynamic_ncols": True}
-        self._bar = Bar(disable=not shown, **shape)
-        self._drawn = time.monotonic()
-        self._waiting = 0
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.update(self._waiting)
-        self._bar.close()
-
-    def update(self, names: Sequence[str], numbers: Sequence[float]) -> None:
-        self._waiting += 1
-        if self._bar.disable or time.monotonic() - self._drawn < 0.2:
-            return
-        shown = {name: f"{value:.2f}" for name, value in zip(names, numbers, strict=True)}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(self._waiting)
-        self._drawn, self._waiting = time.monotonic(), 0
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, where signals can be handled; the second acts at once."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: object) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _as_checkpoints(
     given: str | PathLike[str] | Checkpoints | None, resume: bool
 ) -> Checkpoints | None:
@@ -624,63 +569,6 @@ def _check_last_batch(objective: Objective, argument: str, data: Any, batch_size
         what = f"a size that leaves no batch of one element, for {comparing[0]!r}"
         got = f"{batch_size} for the {size} elements of {argument}"
         raise ValueError(_checks.expected("batch_size", what, got))
-
-
-def _make_optimizer(
-    given: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None,
-    parameters: Sequence[nn.Parameter],
-    learning_rate: float,
-) -> Optimizer:
-    if isinstance(given, Optimizer):
-        held = {id(p) for group in given.param_groups for p in group["params"]}
-        if held.isdisjoint(map(id, parameters)):
-            what = "an optimiser over the model's parameters"
-            raise ValueError(_checks.expected("optimizer", what, "one over others"))
-        return given
-    if not parameters:
-        raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
-    if given is not None:
-        if not callable(given):
-            what = "an optimiser, or a function that makes one of the parameters"
-            raise TypeError(_checks.expected("optimizer", what, repr(given)))
-        return given(parameters)
-    try:
-        return torch.optim.Adam(parameters, learning_rate, fused=True)
-    except RuntimeError:  # no fused kernel for this device or dtype
-        return torch.optim.Adam(parameters, learning_rate)
-
-
-def _worded(optimizer: Optimizer) -> str:
-    """Say what an optimiser was made with, but for how its arithmetic is done."""
-    how = ("foreach", "fused", "capturable", "differentiable")
-    given = [f"{name}={each}" for name, each in optimizer.defaults.items() if name not in how]
-    return f"{type(optimizer).__name__}({', '.join(given)})"
-
-
-class _Inner:
-    """Trains the parameters that terms own, each by what it minimises itself."""
-
-    def __init__(self, objective: Objective) -> None:
-        made = [(term, term.inner_optimizer()) for term, _ in objective.pairs]
-        self.terms = [(term, optimizer) for term, optimizer in made if optimizer is not None]
-
-    def without(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-        """Leave out the parameters trained here."""
-        own = {id(parameter) for term, _ in self.terms for parameter in term.parameters()}
-        return [parameter for parameter in parameters if id(parameter) not in own]
-
-    def step(self, out: VAEOutput, x: Tensor) -> None:
-        """Take a step of each, on draws of their own and without a gradient to the model.
-
-        They are drawn from the posteriors of the step's own pass, so that nothing which moves as
-        the model is called (statistics of batches, a codebook) moves twice.
-        """
-        for term, optimizer in self.terms:
-            optimizer.zero_grad()
-            loss = term.inner_loss(out, x)
-            if loss is not None:
-                loss.backward()
-                optimizer.step()
 
 
 def _total_steps(loader: Any, epochs: int | None) -> int | None:

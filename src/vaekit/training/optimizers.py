@@ -1,0 +1,71 @@
+"""Optimisers: that of the model, and those of what terms train by themselves."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vaekit import _checks
+from vaekit.objectives import Objective
+from vaekit.vae import VAEOutput
+
+__all__ = ["Inner", "make_optimizer", "worded"]
+
+
+def make_optimizer(
+    given: Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer] | None,
+    parameters: Sequence[nn.Parameter],
+    learning_rate: float,
+) -> Optimizer:
+    """Return the optimiser that is given or made, or Adam."""
+    if isinstance(given, Optimizer):
+        held = {id(p) for group in given.param_groups for p in group["params"]}
+        if held.isdisjoint(map(id, parameters)):
+            what = "an optimiser over the model's parameters"
+            raise ValueError(_checks.expected("optimizer", what, "one over others"))
+        return given
+    if not parameters:
+        raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
+    if given is not None:
+        if not callable(given):
+            what = "an optimiser, or a function that makes one of the parameters"
+            raise TypeError(_checks.expected("optimizer", what, repr(given)))
+        return given(parameters)
+    try:
+        return torch.optim.Adam(parameters, learning_rate, fused=True)
+    except RuntimeError:  # no fused kernel for this device or dtype
+        return torch.optim.Adam(parameters, learning_rate)
+
+
+def worded(optimizer: Optimizer) -> str:
+    """Say what an optimiser was made with, but for how its arithmetic is done."""
+    how = ("foreach", "fused", "capturable", "differentiable")
+    given = [f"{name}={each}" for name, each in optimizer.defaults.items() if name not in how]
+    return f"{type(optimizer).__name__}({', '.join(given)})"
+
+
+class Inner:
+    """Trains the parameters that terms own, each by what it minimises itself."""
+
+    def __init__(self, objective: Objective) -> None:
+        made = [(term, term.inner_optimizer()) for term, _ in objective.pairs]
+        self.terms = [(term, optimizer) for term, optimizer in made if optimizer is not None]
+
+    def without(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """Leave out the parameters trained here."""
+        own = {id(parameter) for term, _ in self.terms for parameter in term.parameters()}
+        return [parameter for parameter in parameters if id(parameter) not in own]
+
+    def step(self, out: VAEOutput, x: Tensor) -> None:
+        """Take a step of each, on draws of their own and without a gradient to the model.
+
+        They are drawn from the posteriors of the step's own pass, so that nothing which moves as
+        the model is called (statistics of batches, a codebook) moves twice.
+        """
+        for term, optimizer in self.terms:
+            optimizer.zero_grad()
+            loss = term.inner_loss(out, x)
+            if loss is not None:
+                loss.backward()
+                optimizer.step()
