@@ -323,6 +323,25 @@ class TestMetrics:
             x_hat = model(DATA, samples=5).x_hat
         assert found["mse"] == pytest.approx((x_hat.mean(0) - DATA).square().mean().item(), 1e-5)
 
+    def test_those_of_sets_see_the_data_and_the_reconstructions(self) -> None:
+        class Features(torch.nn.Module):
+            num_features = 4
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.flatten(1)[:, :4].double()
+
+        def fid() -> torchmetrics.Metric:
+            return torchmetrics.image.fid.FrechetInceptionDistance(Features(), normalize=True)
+
+        model = tiny()
+        found = evaluate(model, elbo(), DATA, batch_size=32, metrics={"fid": fid()})
+        by_hand = fid()
+        by_hand.update(DATA, real=True)
+        with vk.training.measures.measuring(model, 0):
+            by_hand.update(torch.cat([model(x).x_hat for x in DATA.split(32)]).detach(), real=False)
+        assert found["fid"] == pytest.approx(by_hand.compute().item(), rel=1e-5)
+        assert found["fid"] > 0
+
     def test_what_is_none_is_refused(self, refuses) -> None:
         mse = torchmetrics.MeanSquaredError()
         refuses(ValueError, lambda: run(metrics={"mse": mse}), "validation: expected data, where m")

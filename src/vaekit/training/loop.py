@@ -161,6 +161,8 @@ def fit(
         progress: Whether to show a bar.
         metrics: By name, metrics of torchmetrics (or whatever has ``update``, ``compute`` and
             ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
+            Those that compare two sets (FID, KID), by ``update(images, real=)``, are shown the
+            targets and the reconstructions.
         log_with: The name of a tracker that accelerate knows (``"tensorboard"``, ``"wandb"``,
             ``"mlflow"``, ...), a tracker of its making, or several: given each row of the history.
         log_dir: Where trackers write that keep their logs in files; a folder for each run keeps

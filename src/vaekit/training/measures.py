@@ -1,5 +1,6 @@
 """Measuring an objective over data, and how a batch goes through a model."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def evaluate(
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
             for metric in metrics.values():
                 x_hat = out.x_hat if samples is None else out.x_hat.mean(0)
-                metric.update(x_hat.detach(), batch.target.to(device))
+                _update(metric, x_hat.detach(), batch.target.to(device))
         if not sums.count:
             raise ValueError(_checks.expected("data", "at least one batch", "none"))
         found = sums.means()
@@ -124,6 +125,19 @@ def _by_themselves(metrics: Mapping[str, Any]) -> Iterator[None]:
     finally:
         for part, asked in zip(parts, before, strict=True):
             setattr(part, tell, asked)
+
+
+def _update(metric: Any, x_hat: Tensor, target: Tensor) -> None:
+    """Show a metric pairs; one that compares two sets (FID, KID), the data and what is made."""
+    try:
+        of_sets = "real" in inspect.signature(metric.update).parameters
+    except (TypeError, ValueError):  # what is not written in Python
+        of_sets = False
+    if of_sets:
+        metric.update(target, real=True)
+        metric.update(x_hat, real=False)
+    else:
+        metric.update(x_hat, target)
 
 
 def _named(name: str, value: Any) -> dict[str, float]:
