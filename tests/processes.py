@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torchmetrics
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader, DistributedSampler
 
 import vaekit as vk
@@ -267,11 +268,20 @@ def spread(folder: Path) -> dict[str, object]:
             vk.training.evaluate(state.model, OBJECTIVES["elbo"](), data(), pairs=True)["loss"]
         )
 
+    def together(state) -> None:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found["together"] = get_model_state_dict(state.model, options=options)
+
     rank, asked = torch.distributed.get_rank(), []
-    found = {"replicated": run(9), "spread": run(9, shard=True, callbacks=[ask])}
+    found = {"replicated": run(9)}
+    found["spread"] = run(9, shard=True, callbacks=[ask, together])
     found["recomputed"] = run(9, shard=True, recompute=True, accumulate=2)
     run(5, shard=True, checkpoint=folder / "spread")
     found["resumed"] = run(9, shard=True, checkpoint=folder / "spread", resume=True)
+    if rank == 0:
+        anew = given()
+        anew.load_state_dict(found["together"])
+        anew.save_pretrained(folder / "anew")
     loaded = given()
     vk.training.load_checkpoint(loaded, folder / "spread")
     found["loaded"] = loaded.state_dict()

@@ -159,6 +159,11 @@ class TestSpread:
             shared = rank["spread"]
             torch.testing.assert_close(shared["loaded"], shared["resumed"][1], rtol=0, atol=0)
 
+    def test_torch_puts_them_together(self, ranks) -> None:
+        for index, rank in enumerate(ranks):
+            whole = rank["spread"]["spread"][1] if index == 0 else {}
+            torch.testing.assert_close(rank["spread"]["together"], whole, rtol=0, atol=0)
+
     def test_the_best_are_put_back(self, ranks) -> None:
         for rank in ranks:
             plain, shared = rank["spread"]["patient"]

@@ -212,7 +212,10 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise UndescribedError(_checks.expected(name, "a tensor, to save it", repr(value)))
         if storage.is_spread(value):
-            hint = "training.load_checkpoint gives a model made anew the weights of a run."
+            hint = (
+                "Give a model made anew those of a checkpoint, by training.load_checkpoint, or "
+                "what torch.distributed.checkpoint.state_dict.get_model_state_dict puts together."
+            )
             raise ValueError(_checks.expected(name, "a whole tensor", "a piece of one", hint))
     return state
 
