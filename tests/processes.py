@@ -282,6 +282,7 @@ def spread(folder: Path) -> dict[str, object]:
         anew = given()
         anew.load_state_dict(found["together"])
         anew.save_pretrained(folder / "anew")
+        found["anew"] = vk.VAE.from_pretrained(folder / "anew", model=given()).state_dict()
     loaded = given()
     vk.training.load_checkpoint(loaded, folder / "spread")
     found["loaded"] = loaded.state_dict()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,9 +16,7 @@ from vaekit.datasets import sprites
 from vaekit.metrics import interventions as metrics
 from vaekit.metrics import mig
 
-sklearn = pytest.importorskip("sklearn")
-from sklearn import linear_model  # noqa: E402
-
+linear_model = pytest.importorskip("sklearn.linear_model")
 Refuses = Callable[..., Exception]
 
 
@@ -178,11 +177,8 @@ def test_pairs_have_exactly_one_factor_in_common() -> None:
     for one, other in (drawn[:2], drawn[2:]):
         equal = (one == other).unflatten(0, (-1, 64)).all(1)
         assert equal.sum(1).tolist() == [2] * len(equal)  # that of one value, and another
-        assert (
-            not (one.unflatten(0, (-1, 64))[:, :1] == one.unflatten(0, (-1, 64)))
-            .all(1)[:, 1:]
-            .any()
-        )
+        sets = one.unflatten(0, (-1, 64))
+        assert not (sets == sets[:, :1]).all(1)[:, 1:].any()
     assert len(drawn) == 4
 
 
@@ -242,8 +238,7 @@ def test_what_cannot_be_made_to_order_is_refused(
     refuses(TypeError, lambda: score(torch.zeros(3), same), "data", "factor_sizes", "Tensor")
     refuses(ValueError, lambda: score(Made(1, 4), same), "data", "two factors", "(1, 4)")
     refuses(ValueError, lambda: score(Made(3, 0), same), "factor_sizes", "0")
-    nan = lambda x: x * math.nan  # noqa: E731
-    refuses(ValueError, lambda: score(data, nan, train=5), "representation", "NaN")
+    refuses(ValueError, lambda: score(data, lambda x: x * math.nan), "representation", "NaN")
     refuses(ValueError, lambda: score(data, lambda x: x[:, 0], train=5), "representation", "dim")
     refuses(ValueError, lambda: score(data, lambda x: 3, train=5), "representation", "int")
     refuses(ValueError, lambda: score(data, same, train=0), "train", "0")
@@ -253,13 +248,12 @@ def test_what_cannot_be_made_to_order_is_refused(
 
 
 def test_too_few_votes_are_refused(refuses: Refuses) -> None:
-    data = Made(3, 4)
-    refuses(ValueError, lambda: metrics.factor_vae_score(data, same, batch=1), "batch", "2")
-    call = lambda: metrics.factor_vae_score(data, same, least_deviation=-1)  # noqa: E731
-    refuses(ValueError, call, "least_deviation", "-1")
+    factor_vae = partial(metrics.factor_vae_score, Made(3, 4), same)
+    refuses(ValueError, lambda: factor_vae(batch=1), "batch", "2")
+    refuses(ValueError, lambda: factor_vae(least_deviation=-1), "least_deviation", "-1")
     # Two votes are for the same factor at every second seed.
-    call = lambda: [metrics.beta_vae_score(data, same, train=2, test=2, seed=s) for s in range(20)]  # noqa: E731
-    refuses(ValueError, call, "train: expected enough sets")
+    beta_vae = partial(metrics.beta_vae_score, Made(3, 4), same, train=2, test=2)
+    refuses(ValueError, lambda: [beta_vae(seed=s) for s in range(20)], "train: expected enough")
 
 
 def test_a_split_is_not_taken_for_the_whole(refuses) -> None:

@@ -163,6 +163,8 @@ class TestSpread:
         for index, rank in enumerate(ranks):
             whole = rank["spread"]["spread"][1] if index == 0 else {}
             torch.testing.assert_close(rank["spread"]["together"], whole, rtol=0, atol=0)
+        anew = ranks[0]["spread"]["anew"]
+        torch.testing.assert_close(anew, ranks[0]["spread"]["spread"][1], rtol=0, atol=0)
 
     def test_the_best_are_put_back(self, ranks) -> None:
         for rank in ranks:

@@ -121,9 +121,9 @@ class IndependentBernoulli(Checked):
         if alike:
             cross_entropy = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
         else:  # by no more passes over memory than it takes, for draws may be many
-            graph = torch.is_grad_enabled() and (logits.requires_grad or value.requires_grad)
-            single = logits.dtype in (torch.float, torch.double)  # or double
-            if look and single and not graph and not self.grey_levels:
+            tracked = torch.is_grad_enabled() and (logits.requires_grad or value.requires_grad)
+            precise = logits.dtype in (torch.float, torch.double)
+            if look and precise and not tracked and not self.grey_levels:
                 result = self._of_many(value)
                 if math.isfinite(result.sum().item()):
                     return result

@@ -60,6 +60,7 @@ class FlowDistribution(Reparameterized):
         # torch drops what an inverse is the inverse of, so that goes in its place.
         turned = ((one, isinstance(one, _InverseTransform)) for one in self.transforms)
         kept = [(one.inv if back else one, back) for one, back in turned]
+        # Not by a union, on which the tracer of torch 2.15 fails.
         return {**vars(self), "transforms": kept, "_drawn": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ def evaluate(
     how = How(check_samples(objective, samples), corruption, precision)
     conditional = model.takes_context
     metrics = _as_metrics(metrics, objective, device_of(model))
+    updates = [_update_of(metric) for metric in metrics.values()]
     sums = Sums()
     graph = any(term.needs_graph for term, _ in objective.pairs)
     with (
@@ -81,9 +82,9 @@ def evaluate(
             loss = objective(out, batch.target.to(device), step)
             numbers = read_numbers([loss.total, *loss.terms.values()])
             sums.add(["loss", *loss.terms], numbers, len(batch.x))
-            for metric in metrics.values():
+            for update in updates:
                 x_hat = out.x_hat if samples is None else out.x_hat.mean(0)
-                _update(metric, x_hat.detach(), batch.target.to(device))
+                update(x_hat.detach(), batch.target.to(device))
         if not sums.count:
             raise ValueError(_checks.expected("data", "at least one batch", "none"))
         found = sums.means()
@@ -127,17 +128,19 @@ def _by_themselves(metrics: Mapping[str, Any]) -> Iterator[None]:
             setattr(part, tell, asked)
 
 
-def _update(metric: Any, x_hat: Tensor, target: Tensor) -> None:
-    """Show a metric pairs; one that compares two sets (FID, KID), the data and what is made."""
+def _update_of(metric: Any) -> Callable[[Tensor, Tensor], Any]:
+    """Return what shows a metric reconstructions and targets: as pairs, or as two sets (FID)."""
+    update: Callable[..., Any] = metric.update
     try:
-        of_sets = "real" in inspect.signature(metric.update).parameters
+        of_sets = "real" in inspect.signature(update).parameters
     except (TypeError, ValueError):  # what is not written in Python
         of_sets = False
-    if of_sets:
-        metric.update(target, real=True)
-        metric.update(x_hat, real=False)
-    else:
-        metric.update(x_hat, target)
+
+    def update_sets(x_hat: Tensor, target: Tensor) -> None:
+        update(target, real=True)
+        update(x_hat, real=False)
+
+    return update_sets if of_sets else update
 
 
 def _named(name: str, value: Any) -> dict[str, float]:
