@@ -28,9 +28,6 @@ __all__ = [
 ]
 
 
-_TOGETHER = 32  # chunks whose weights are summed at once: a sum takes longer to call than to do
-
-
 class NegativeLogLikelihood(NamedTuple):
     """An estimate of the negative log-likelihood of data.
 
@@ -182,10 +179,8 @@ def importance_sampled(
         likelihood = part_of(model.decoder, context, z)
         return losses.importance_log_weights(likelihood, posterior, prior, target, z)
 
-    counts = [*_chunks(samples, chunk)]
-    for start in range(0, len(counts), _TOGETHER):
-        some = counts[start : start + _TOGETHER]
-        log_weights = torch.cat([wide(weigh(count)) for count in some]).cpu()
+    for count in _chunks(samples, chunk):
+        log_weights = wide(weigh(count)).cpu()
         first = torch.logaddexp(first, log_weights.logsumexp(0))
         second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
     return math.log(samples) - first, (2 * first - second).exp()
