@@ -221,8 +221,9 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with a gradient to the logits."""
-        noise = _gumbel(self.logits, sample_shape) - _gumbel(self.logits, sample_shape)
-        y = ((self.logits + noise) / self.temperature).sigmoid()
+        # In one draw: of two alike, aot_eager of torch 2.11 makes one, so that nothing is random.
+        one, other = _gumbel(self.logits, (2, *sample_shape))
+        y = ((self.logits + one - other) / self.temperature).sigmoid()
         return _straight_through((y > 0.5).to(y.dtype), y) if self.hard else y
 
     def log_prob_by_dimension(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
