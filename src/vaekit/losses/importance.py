@@ -139,7 +139,8 @@ def importance_weighted(
     ``"dreg"``
         :math:`\sum_k \tilde w_k^2 \frac{\partial \log w_k}{\partial z_k}
         \frac{\partial z_k}{\partial \phi}`: doubly reparameterised. Unbiased, and its signal rises
-        above its noise as K grows. Takes another backward pass through the decoder, to z alone.
+        above its noise as K grows. Takes another backward pass through the decoder, to z alone,
+        which ``torch.compile`` takes rightly in one graph (``fullgraph=True``) alone.
 
     Args:
         likelihood: As for `importance_log_weights`.

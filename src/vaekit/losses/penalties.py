@@ -91,8 +91,9 @@ def gradient_penalty(
     .. math:: \lVert \nabla_z \hat{x}(z) \rVert_F^2 = \mathbb{E}_v \lVert v^\top \nabla_z \hat{x}(z)
               \rVert^2, \qquad v_i = \pm 1
 
-    Estimated with one random v for each element, which is unbiased and takes one backward pass. The
-    decoder is to treat each element by itself (no batch normalisation).
+    Estimated with one random v for each element, which is unbiased and takes one backward pass,
+    under ``torch.compile`` in one graph (``fullgraph=True``). The decoder is to treat each element
+    by itself (no batch normalisation).
 
     Args:
         x_hat: What the decoder made of ``z``, in the same graph.
@@ -165,7 +166,8 @@ def check_traced(argument: str, what: str, got: str) -> None:
     if not torch.compiler.is_compiling():
         return
     if not getattr(torch._dynamo.config, "trace_autograd_ops", False):  # not every torch has it
-        hint = "torch._dynamo.config.trace_autograd_ops = True has it traced, as vk.fit does."
+        how = "torch._dynamo.config.trace_autograd_ops = True and fullgraph=True"
+        hint = f"{how} have it traced whole, as vk.fit does."
         message = _checks.expected(argument, what, got, hint)
         torch._dynamo.graph_break(msg=message)  # an error while tracing would only end the tracing
         raise ValueError(message)

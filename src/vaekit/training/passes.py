@@ -149,7 +149,7 @@ class Passes:
         self._slow: Callable[..., Any] = self._infer if self._pieced else self._plain
         self._fast: Callable[..., Any] | None = None
         if compiled:
-            self._fast = _tracing(objective, self._pieced)(torch.compile(self._slow))
+            self._fast = _compiled(self._slow, objective, self._pieced)
 
     def __call__(
         self,
@@ -367,19 +367,32 @@ def _joined(pieces: Sequence[Posteriors]) -> Posteriors:
     return replace(pieces[0], params=params, z=torch.cat([piece.z for piece in pieces]))
 
 
-def _tracing(
-    objective: Objective, pieced: bool
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a compiled function take the gradients into its graph that terms are made of."""
+def _compiled(run: Callable[..., Any], objective: Objective, pieced: bool) -> Callable[..., Any]:
+    """Compile, whole where terms are made of gradients: across a break, torch takes wrong ones."""
     differentiating = [term for term, _ in objective.pairs if term.differentiates]
     if not differentiating:
-        return lambda fast: fast
-    if pieced or not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        why = "where a batch comes in pieces" if pieced else "in this torch"
+        compiled: Callable[..., Any] = torch.compile(run)
+        return compiled
+
+    def refusal(why: str) -> ValueError:
         what = f"False for {differentiating[0]!r}, whose gradients are not traced {why}"
-        raise ValueError(_checks.expected("compile", what, True))
-    traced: Callable[..., Any] = torch._dynamo.config.patch(trace_autograd_ops=True)
-    return traced
+        return ValueError(_checks.expected("compile", what, True))
+
+    if pieced:
+        raise refusal("where a batch comes in pieces")
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        raise refusal("in this torch")
+    traced = torch._dynamo.config.patch(trace_autograd_ops=True)
+    whole: Callable[..., Any] = traced(torch.compile(run, fullgraph=True))
+
+    def fast(*args: Any) -> Any:
+        try:
+            return whole(*args)
+        except torch._dynamo.exc.Unsupported as error:
+            what = str(error).partition("\n")[0]
+            raise refusal(f"in one piece with this model ({what})") from error
+
+    return fast
 
 
 def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
