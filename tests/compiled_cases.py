@@ -3,11 +3,13 @@
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from models import elbo, tiny
+from packaging.version import Version
 from test_conformance import LATENTS, LIKELIHOODS, POINTS, PRIORS, TERMS, build, of
 from torch import Tensor
 
@@ -23,6 +25,10 @@ EXCEPT = {
     "STL over a flow": "to hold the posterior fixed, the modules of its transforms are copied",
     "STL over a hierarchy": "to hold the posterior fixed, the functions that make it are copied",
 }
+#: What 2.12 makes one graph of, and 2.11 does not: objects' attributes are copied one by one.
+LATER = {"ImportanceWeighted, STL": "stl", "ImportanceWeighted, DReG": "dreg"}
+if Version(torch.__version__) < Version("2.12"):
+    EXCEPT |= dict.fromkeys(LATER, "to hold the posterior fixed, it is copied")
 
 
 def agrees(
@@ -62,7 +68,7 @@ def differentiating(term: vk.objectives.Term) -> AbstractContextManager[object]:
     return torch._dynamo.config.patch(trace_autograd_ops=True) if takes else nullcontext()
 
 
-@of(TERMS)
+@of({name: make for name, make in TERMS.items() if name not in EXCEPT})
 def test_terms(case, device) -> None:
     x, term = torch.rand(6, 2, 4, device=device).round(), case().to(device)
     samples = 6 if term.needs_draws else None
@@ -157,9 +163,10 @@ def test_convolutions_to_maps(device) -> None:
     agrees(model.to(device), elbo(), torch.rand(6, 1, 9, 9, device=device))
 
 
-def stl(model: vk.VAE) -> None:
-    term = vk.objectives.ImportanceWeighted(gradient="stl")
-    agrees(model, 1 * term, torch.rand(6, 2, 4).round(), 6)
+def fixing(model: vk.VAE, gradient: Any = "stl") -> None:
+    term = vk.objectives.ImportanceWeighted(gradient=gradient)
+    with differentiating(term):
+        agrees(model, 1 * term, torch.rand(6, 2, 4).round(), 6)
 
 
 def quantised() -> None:
@@ -169,8 +176,13 @@ def quantised() -> None:
 
 BROKEN = {
     "VectorQuantizedLatent": quantised,
-    "STL over a flow": lambda: stl(build(vk.latents.FlowLatent(3, 4))),
-    "STL over a hierarchy": lambda: stl(hierarchy(ladder=True)),
+    "STL over a flow": lambda: fixing(build(vk.latents.FlowLatent(3, 4))),
+    "STL over a hierarchy": lambda: fixing(hierarchy(ladder=True)),
+}
+BROKEN |= {
+    name: partial(lambda gradient: fixing(build(), gradient), gradient)
+    for name, gradient in LATER.items()
+    if name in EXCEPT
 }
 
 
@@ -190,9 +202,8 @@ def test_what_is_excepted_runs_in_pieces(case, monkeypatch) -> None:
 
 
 def test_nothing_else_is_excepted() -> None:
-    assert set(EXCEPT) & {*LATENTS, *POINTS, *LIKELIHOODS, *PRIORS, *TERMS} == {
-        "VectorQuantizedLatent"
-    }
+    excepted = set(EXCEPT) & {*LATENTS, *POINTS, *LIKELIHOODS, *PRIORS, *TERMS}
+    assert excepted - set(LATER) == {"VectorQuantizedLatent"}
 
 
 def test_fit(device) -> None:

@@ -2,12 +2,14 @@ import json
 import pickle
 import shutil
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
 import torch
 from models import tiny
+from packaging.version import Version
 from test_conformance import LATENTS, LIKELIHOODS, POINTS, PRIORS
 from test_recipes import MAKERS
 from torch import nn
@@ -491,6 +493,8 @@ class TestAttacks:
     def test_numbers_of_another_kind(self, folder: Path, dtype: torch.dtype) -> None:
         tensors, _ = storage.read_tensors(folder / "model.safetensors")
         name, value = tensors.popitem()
+        if dtype.is_complex and Version(version("safetensors")) < Version("0.7"):
+            pytest.skip("this safetensors writes no complex numbers, and reads none")
         storage.write_tensors(folder / "model.safetensors", tensors | {name: value.to(dtype)}, {})
         tampered(folder, "model.safetensors", bytes)
         with pytest.raises(ValueError, match=f"{name}: expected numbers like torch.float32"):

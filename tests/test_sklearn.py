@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator as checks_of
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import vaekit as vk
@@ -33,6 +34,8 @@ def test_all_that_scikit_learn_checks(estimator, check) -> None:
 
 
 def test_its_check_of_other_libraries_arrays() -> None:
+    if not any("array_api_input" in str(check) for _, check in checks_of(VAETransformer())):
+        pytest.skip("this scikit-learn has no such check")
     # scikit-learn skips it unless scipy was imported so, which the other tests are not to be.
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "array_api_input"]
     environment = os.environ | {"SCIPY_ARRAY_API": "1"}
