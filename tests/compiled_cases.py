@@ -194,9 +194,10 @@ def test_what_is_excepted_breaks_the_graph(case) -> None:
         case()
 
 
-@of(BROKEN)
+# But for gradients that a loss is made of, which fit refuses: compiled_gradient_cases.py.
+@of({name: run for name, run in BROKEN.items() if "DReG" not in name})
 def test_what_is_excepted_runs_in_pieces(case, monkeypatch) -> None:
-    pieces = partial(torch.compile, backend="eager")
+    pieces = partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", lambda run, fullgraph, backend: pieces(run))
     case()
 
