@@ -465,3 +465,20 @@ def test_as_a_module() -> None:
     command = [sys.executable, "-m", "vaekit", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"vaekit {vk.__version__}\n"
+
+
+def test_a_process_of_its_own_takes_denormal_numbers_for_zero() -> None:
+    lines = [
+        "import contextlib, sys, torch",
+        "from vaekit.cli import main",
+        "tiny = torch.tensor([1e-39])",
+        "def run(*given):",
+        "    with contextlib.suppress(SystemExit):",
+        "        main(*given)",
+        "    return bool(tiny.double() > 0), bool(tiny * 1 > 0)",
+        "sys.argv = ['vaekit', '--version']",
+        "called, owned = run(['--version']), run()",
+        "assert called == (True, True), called",
+        "assert owned[1] is not torch.set_flush_denormal(True), owned",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

@@ -98,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after ``python -m vaekit``; those of the process if None.
     """
+    if arguments is None:  # the process is ours, and no thread of torch's is made yet
+        torch.set_flush_denormal(True)  # where it can: numbers that slow Adam down become zero
     args = _parser().parse_args(arguments)
     try:
         code: int = args.run(args)
