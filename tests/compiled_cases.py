@@ -207,6 +207,20 @@ def test_nothing_else_is_excepted() -> None:
     assert excepted - set(LATER) == {"VectorQuantizedLatent"}
 
 
+@pytest.fixture
+def _compiler(device) -> None:
+    """Skip where torch has nothing to build its code for a processor with."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        if torch.device(device).type == "cpu":
+            pytest.skip("no C++ compiler, which torch.compile needs on a processor")
+
+
+@pytest.mark.usefixtures("_compiler")
 def test_fit(device) -> None:
     data = torch.rand(100, 1, 8, 8).round()
     objective = vk.Reconstruction() + vk.schedules.Linear(0, 1, steps=9) * vk.KL()
@@ -227,6 +241,7 @@ def test_fit(device) -> None:
     np.testing.assert_allclose(*losses, rtol=0.05)
 
 
+@pytest.mark.usefixtures("_compiler")
 def test_a_compiled_run_that_was_cut_off_goes_on(tmp_path, device) -> None:
     data = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 

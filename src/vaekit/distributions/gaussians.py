@@ -44,10 +44,10 @@ class DiagonalGaussian(Reparameterized):
               + \log \sigma_j^2 + \log 2\pi \right]
 
     It unpacks into its parameters: ``mu, logvar = distribution``. The variance is
-    ``exp(logvar)`` for every log-variance up to 40 either way; beyond, the exponential goes on as a
-    straight line, for sampling, density and divergence alike, so that in float32 any parameters
-    from -1e4 to 1e4 have a finite divergence from the standard normal, and a gradient that is not
-    zero and leads back.
+    ``exp(logvar)`` for every log-variance up to 40 either way; beyond, the variance (below -40, its
+    inverse) grows in proportion to the excess, for sampling, density and divergence alike, so that
+    in float32 any parameters from -1e4 to 1e4 have a finite divergence from the standard normal,
+    and a gradient that is not zero and leads back.
 
     Args:
         mu: The means.

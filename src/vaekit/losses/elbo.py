@@ -254,7 +254,7 @@ def decompose_kl(
 ) -> KLParts:
     r"""Split the KL into mutual information, total correlation and dimension-wise KL.
 
-    .. math:: \mathbb{E}_{p(x)} \operatorname{KL}(q(z \mid x) \| p(z)) =
+    .. math:: \mathbb{E}_{p_\text{data}(x)} \operatorname{KL}(q(z \mid x) \| p(z)) =
               I_q(x; z) + \operatorname{KL}\Big( q(z) \Big\| \prod_j q(z_j) \Big)
               + \sum_j \operatorname{KL}(q(z_j) \| p(z_j))
 

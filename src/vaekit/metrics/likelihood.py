@@ -204,7 +204,7 @@ def elbo(
 
     Of relaxed draws of discrete latents (``hard=False``) it is no bound: the expectation is of the
     relaxed draws, and the KL of the discrete ones, as in training. With ``hard=True`` it is. Of
-    grey levels under `vaekit.likelihoods.Bernoulli` it bounds no likelihood; see there.
+    grey levels under `vaekit.likelihoods.Bernoulli` it bounds no density of them; see there.
 
     Args:
         model: The model, measured in evaluation mode.
