@@ -338,6 +338,13 @@ def test_labels_of_many_columns_follow() -> None:
 # Devices and copies
 
 
+def test_everything_moves() -> None:
+    data = from_tensors(torch.eye(6), range(6), torch.eye(6)).subset([4, 2, 0]).to("meta")
+    assert data.device.type == "meta"  # a device that every machine has, which holds no values
+    batch = data.gather(torch.arange(2, device="meta"))
+    assert {value.device.type for value in batch.values()} == {"meta"}
+
+
 @pytest.mark.parametrize("binarize", ["none", "threshold", "dynamic", "static"])
 def test_it_moves_to_a_device(binarize: Any, device: torch.device) -> None:
     x = torch.eye(6)  # which every way of making it binary leaves as it is

@@ -85,10 +85,16 @@ def test_unpack(batch: Any, pairs: bool, target: Tensor, y: Tensor | None) -> No
         (ValueError, X, True, ("batch: expected a pair", "the input alone")),
         (ValueError, (X,), True, ("batch: expected a pair", "the input alone")),
         (ValueError, {"x": X, "y": Y}, True, ("batch: expected", "'target'", "['x', 'y']")),
+        (ValueError, {"x": X, "target": T[:1]}, False, ("target: expected", "10", "(1, 3)")),
+        (ValueError, (X, T[:9]), True, ("target: expected", "10 elements", "(9, 3)")),
+        (ValueError, (X, T[0, 0]), True, ("target: expected", "10 elements", "()")),
+        (ValueError, (X, X), None, ("pairs: expected", "a target or a label")),
+        (ValueError, (X.numpy(), X.numpy()), None, ("pairs: expected", "a target or a label")),
+        (ValueError, (X, X.numpy()), None, ("pairs: expected", "a target or a label")),
     ],
 )
 def test_unpack_names_what_is_no_batch(
-    error: type[Exception], batch: Any, pairs: bool, words: tuple[str, ...], refuses: Refuses
+    error: type[Exception], batch: Any, pairs: bool | None, words: tuple[str, ...], refuses: Refuses
 ) -> None:
     refuses(error, lambda: unpack(batch, pairs=pairs), *words)
 
@@ -185,6 +191,18 @@ def test_each_epoch_has_its_own_order() -> None:
     assert first != second
 
 
+def test_each_epoch_has_its_own_coins() -> None:
+    data = from_tensors(torch.full((10, 200), 0.5), binarize="dynamic")
+
+    def epochs(seed: int) -> list[Tensor]:
+        batches = loader(data, 4, generator=torch.Generator().manual_seed(seed))
+        return [torch.cat([*batches]) for _ in range(2)]
+
+    first, second = epochs(0)
+    assert (first != second).double().mean() > 0.4  # half of them, but for chance
+    assert all(map(torch.equal, epochs(0), (first, second)))
+
+
 def test_nothing_is_drawn_before_the_first_batch_is_asked_for() -> None:
     orders = []
     for looks in (0, 2):
@@ -244,8 +262,8 @@ def test_size(data: Any, count: int | None) -> None:
         (TypeError, 3, ("train: expected", "int")),
         (ValueError, [], ("train: expected at least one element", "none")),
         (ValueError, TensorDataset(X[:0]), ("train: expected at least one element",)),
-        (ValueError, X[:0], ("expected", "at least one element", "(0, 2)")),
-        (ValueError, X * torch.nan, ("expected no NaN", "20 NaN")),
+        (ValueError, X[:0], ("train: expected at least one element", "(0, 2)")),
+        (ValueError, X * torch.nan, ("train: expected no NaN", "20 NaN")),
         (ValueError, iter(()), ("train: expected at least one batch", "none")),
         (TypeError, ["x"], ("batch: expected", "str")),
     ],

@@ -130,6 +130,15 @@ def test_a_corrupt_image_is_named(content: bytes, refuses: Refuses, tmp_path: Pa
     refuses(ValueError, lambda: image_folder(tmp_path, 8), "path: expected", "read", str(file))
 
 
+def test_an_image_said_to_be_huge_is_named(
+    refuses: Refuses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # as 60,000 x 60,000 are too many
+    _save(tmp_path / "a.png", NOISE)
+    words = ("path: expected images that can be read", str(tmp_path / "a.png"))
+    refuses(ValueError, lambda: image_folder(tmp_path, 8), *words)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_an_image_of_unknown_range_is_named(dtype: type, refuses: Refuses, tmp_path: Path) -> None:
     _save(tmp_path / "a.tif", _grey(1).astype(dtype))

@@ -315,6 +315,21 @@ def test_celeba_is_scaled(tmp_path: Path) -> None:
     assert torch.equal(train[:][0], colour[None, :, None, None].expand(3, 3, 7, 7))
 
 
+@pytest.mark.usefixtures("unsigned")
+@pytest.mark.parametrize("missing", [False, True])
+def test_celeba_names_an_image_that_cannot_be_read(
+    missing: bool, refuses: Refuses, tmp_path: Path
+) -> None:
+    _celeba(tmp_path)
+    file = sorted((tmp_path / "celeba" / "img_align_celeba").iterdir())[0]
+    content = file.read_bytes()
+    file.unlink()
+    if not missing:
+        file.write_bytes(content[: len(content) // 2])
+    words = ("root: expected images that can be read", file.name)
+    refuses(ValueError, lambda: celeba(tmp_path, size=8, download=False), *words)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, (64, 64), "64"])
 def test_celeba_refuses_a_size(size: Any, refuses: Refuses) -> None:
     refuses(ValueError, lambda: celeba("nowhere", size), "size: expected", repr(size))

@@ -108,6 +108,17 @@ class TestKL:
         order = torch.randperm(dim, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(at(order), whole, rtol=1e-10, atol=1e-10)
 
+    def test_nan_in_a_draw_is_called_by_its_name(self, refuses) -> None:
+        q = vk.distributions.DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
+        p, z = vk.distributions.StandardGaussian(torch.zeros(2)), torch.full((4, 2), torch.nan)
+        calls = [
+            lambda: vk.kl_divergence(q, p, z=z, method="monte_carlo"),
+            lambda: vk.total_correlation(q, z, dataset_size=100),
+            lambda: vk.decompose_kl(q, p, z, dataset_size=100),
+        ]
+        for call in calls:
+            refuses(ValueError, call, "z: expected no NaN", "(4, 2)")
+
     def test_the_monte_carlo_estimate_is_unbiased(self) -> None:
         q, p = draw(0, 4, 3), draw(1, 4, 3)
         exact = vk.kl_divergence(q, p)

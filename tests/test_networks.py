@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import annotations_unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -171,6 +172,12 @@ def test_its_repr_lists_its_layers(make: Callable[..., Network]) -> None:
     net = make()
     assert repr(net).startswith("Network(")
     assert all(repr(layer) in repr(net) for layer in net.layers)
+
+
+@pytest.mark.parametrize("activation", ["relu", nn.ReLU(), None])
+def test_an_activation_is_a_maker(activation: Any) -> None:
+    with annotations_unchecked(), pytest.raises(TypeError, match=r"^activation: expected a class"):
+        mlp(3, [4], 2, activation=activation)
 
 
 @makers

@@ -197,7 +197,15 @@ class TestData:
         assert model.reconstruct(DATA).mean() < 0.2  # black, whatever goes in
 
     def test_bad_input(self, refuses) -> None:
-        refuses(ValueError, lambda: run(data=DATA[:0]), "x", "at least one element")
+        refuses(ValueError, lambda: run(data=DATA[:0]), "data: expected at least one element")
+        refuses(ValueError, lambda: run(validation=DATA[:0]), "validation: expected at least one")
+        refuses(ValueError, lambda: run(validation=DATA * torch.nan), "validation: expected no NaN")
+        pair = [{"x": DATA, "target": DATA[:1]}]
+        refuses(ValueError, lambda: run(data=pair), "target: expected one for each of the 100")
+        holed = [{"x": DATA, "target": DATA * torch.nan}]
+        refuses(ValueError, lambda: run(data=holed), "target: expected no NaN")
+        refuses(TypeError, lambda: run(scheduler="cosine"), "scheduler: expected", "'cosine'")
+        refuses(TypeError, lambda: run(corruption=0.3), "corruption: expected a function", "0.3")
         refuses(ValueError, lambda: run(data=[]), "data", "at least one", "none")
         refuses(ValueError, lambda: run(data=iter([]), steps=3), "data", "at least one batch")
         refuses(TypeError, lambda: run(data=3), "data", "Dataset", "int")

@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,18 @@ def require(fits: bool, argument: str, what: str, got: object, hint: str = "") -
     """Raise the error that `expected` words, unless the argument fits."""
     if not fits:
         raise ValueError(expected(argument, what, got, hint))
+
+
+@contextmanager
+def calling(name: str, argument: str) -> Iterator[None]:
+    """Have errors of a function name the argument that the caller knows."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        if not text.startswith(f"{name}: "):
+            raise
+        raise type(error)(argument + text.removeprefix(name)) from error
 
 
 def positive_int(argument: str, value: Any, *, above: int = 0) -> int:

@@ -115,6 +115,9 @@ def _floats(x: Tensor, module: nn.Module) -> Tensor:
 def _made(activation: Activation) -> nn.Module:
     # A layer's output is nobody else's and no layer needs it for its gradient, so ReLU may be
     # applied where it lies.
+    if isinstance(activation, nn.Module) or not callable(activation):
+        what = "a class of layer or a function that makes one, such as torch.nn.ReLU"
+        raise TypeError(_checks.expected("activation", what, repr(activation)))
     return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 

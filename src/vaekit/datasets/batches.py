@@ -49,7 +49,8 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If a mapping has no ``x``, or a pair was promised and none came.
+        ValueError: If a mapping has no ``x``, a pair was promised and none came, or the target has
+            another number of elements.
 
     Example:
         >>> unpack((torch.zeros(8, 2), torch.arange(8))).x.shape
@@ -67,9 +68,8 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
         if pairs and batch.get("target") is None:
             got = f"keys {list(batch)}"
             raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
-        x = _tensor(batch["x"])
-        target = x if batch.get("target") is None else _tensor(batch["target"])
-        return Batch(x, target, batch.get("y"))
+        x, target = _tensor(batch["x"]), batch.get("target")
+        return Batch(x, x if target is None else _target(x, target), batch.get("y"))
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor | np.ndarray):
         x, rest = _tensor(batch[0]), list(batch[1:])
         if pairs and not rest:
@@ -79,7 +79,7 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             got = "batches (a, b) of one shape, where b may be a target or a label"
             raise ValueError(_checks.expected("pairs", what, got))
         if pairs:
-            return Batch(x, _tensor(rest[0]), rest[1] if len(rest) > 1 else None)
+            return Batch(x, _target(x, rest[0]), rest[1] if len(rest) > 1 else None)
         return Batch(x, x, rest[0] if rest else None)
     if isinstance(batch, Tensor | np.ndarray):
         if pairs:
@@ -91,9 +91,20 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tell whether two tensors could both be data: of floats and of one shape but for the batch."""
-    both = isinstance(one, Tensor) and isinstance(other, Tensor)
-    return both and other.is_floating_point() and one.ndim > 1 and one.shape[1:] == other.shape[1:]
+    """Tell whether two arrays could both be data: of floats and of one shape but for the batch."""
+    if not (isinstance(one, Tensor | np.ndarray) and isinstance(other, Tensor | np.ndarray)):
+        return False
+    floats = other.is_floating_point() if isinstance(other, Tensor) else other.dtype.kind == "f"
+    return floats and one.ndim > 1 and tuple(one.shape[1:]) == tuple(other.shape[1:])
+
+
+def _target(x: Tensor, value: Any) -> Tensor:
+    """Make a tensor of a target, which is not to be broadcast against the data."""
+    target = _tensor(value)
+    if target.shape[:1] != x.shape[:1]:
+        what = f"one for each of the {len(x)} elements of x"
+        raise ValueError(_checks.expected("target", what, f"shape {tuple(target.shape)}"))
+    return target
 
 
 def _tensor(value: Any) -> Tensor:
@@ -136,7 +147,8 @@ def loader(
     """
     _checks.positive_int("batch_size", batch_size)
     if isinstance(data, Tensor | np.ndarray):
-        data = from_tensors(data, dtype=dtype)
+        with _checks.calling("x", argument):
+            data = from_tensors(data, dtype=dtype)
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
         hint = "Give its numbers: data.to_numpy(), of the columns that are numbers."
         what = "a data set, a loader or an array"

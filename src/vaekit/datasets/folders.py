@@ -45,7 +45,7 @@ def image_folder(
         FileNotFoundError: If there is no such folder.
         ValueError: If it holds no image, or one that cannot be read, which is named.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     path = Path(path)
     height, width = _height_and_width(size)
@@ -68,7 +68,7 @@ def image_folder(
                 if image.mode.startswith("I;16"):  # which PIL would cut off at 255
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(
                 _checks.expected("path", "images that can be read", f"{file} ({error})")
             ) from error

@@ -175,6 +175,7 @@ def celeba(
     Raises:
         FileNotFoundError: As for `mnist`.
         ImportError: As for `mnist`.
+        ValueError: If an image is missing or cannot be read, which is named.
 
     References:
         Z. Liu et al., *Deep Learning Face Attributes in the Wild*, 2015.
@@ -188,10 +189,17 @@ def celeba(
         x = np.empty((len(held), 3, size, size), np.uint8)
         labels = np.empty((len(held), len(held.attr_names[:40])), np.int64)
         for index in range(len(held)):
-            image, attributes = held[index]
-            left, top = (image.width - 148) // 2, (image.height - 148) // 2
-            square = image.crop((left, top, left + 148, top + 148))
-            scaled = square.resize((size, size), Image.Resampling.BILINEAR)
+            try:
+                image, attributes = held[index]
+                left, top = (image.width - 148) // 2, (image.height - 148) // 2
+                with image:
+                    square = image.crop((left, top, left + 148, top + 148))
+                scaled = square.resize((size, size), Image.Resampling.BILINEAR)
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                got = f"{held.filename[index]} ({error})"
+                raise ValueError(
+                    _checks.expected("root", "images that can be read", got)
+                ) from error
             x[index] = np.asarray(scaled).transpose(2, 0, 1)
             labels[index] = attributes.numpy()
         parts.append(ArrayDataset(torch.from_numpy(x), labels, classes=held.attr_names[:40]))

@@ -143,6 +143,8 @@ def kl_divergence(
     if z is None:
         z = q.rsample()
     _checks.trailing_shape("z", z, (*q.batch_shape, *q.event_shape))
+    if _checks.eager():
+        _checks.no_nan("z", z)
     return over_draws(q.log_prob(z) - p.log_prob(z), len(q.batch_shape))
 
 
@@ -341,6 +343,8 @@ def _aggregate_log_densities(
     if len(shape) != 2 or z.shape != shape:
         what = f"shape (batch, dim), as the posterior's {shape}: one draw for each element"
         raise ValueError(_checks.expected("z", what, tuple(z.shape)))
+    if _checks.eager():
+        _checks.no_nan("z", z)
     batch = len(z)
     if estimator == "exact" and dataset_posterior is not None:
         posterior, size = dataset_posterior, dataset_posterior.batch_shape.numel()

@@ -280,6 +280,11 @@ def fit(
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
         what = "one over the optimiser in use, or a function that makes one of it"
         raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
+    if scheduler is not None and not hasattr(scheduler, "step"):
+        what = "a scheduler, or a function that makes one of the optimiser"
+        raise TypeError(_checks.expected("scheduler", what, repr(scheduler)))
+    if corruption is not None and not callable(corruption):
+        raise TypeError(_checks.expected("corruption", "a function of x", repr(corruption)))
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
