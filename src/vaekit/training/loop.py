@@ -155,9 +155,9 @@ def fit(
         compile: Whether to run the forward pass and the losses through ``torch.compile``; the
             forward pass alone where a batch comes in parts or to several processes. A graph
             looks at no values, so the data are then checked in the first batch alone. Its noise is
-            not that of the same seed without it. Terms made of gradients (DReG, which takes torch
-            2.12, and the gradient penalty) are refused where torch cannot trace the model in one
-            piece. Validation, and what terms train by themselves, is not compiled.
+            not that of the same seed without it. Terms made of gradients (DReG, the gradient
+            penalty) are refused where torch cannot trace the model in one piece, as 2.11 never can
+            for DReG. Validation, and what terms train by themselves, is not compiled.
         progress: Whether to show a bar.
         metrics: By name, metrics of torchmetrics (or whatever has ``update``, ``compute`` and
             ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
