@@ -12,8 +12,12 @@ each one's own formula, its mean over the rounds and the standard error of that.
 pythae takes part where it is installed, and the script of pytorch/examples where a clone of that
 repository is named; benchmarks/README.md says how.
 
-    python benchmarks/training.py [--device cuda] [--rounds 20] [--precision bf16]
-        [--pytorch-examples CLONE] [--json FILE]
+On a GPU, steps are captured as well, anew at each turn, which therefore goes through its quarter
+several times: seconds are those of one epoch, its share of the capture included.
+
+    python benchmarks/training.py [--rounds 20] [--precision bf16] [--pytorch-examples CLONE]
+        [--json FILE]
+    python benchmarks/training.py --device cuda --epochs 20 [--rounds 5] [--json FILE]
 """
 
 import argparse
@@ -39,6 +43,7 @@ QUARTERS = 4
 PRODUCTS, BY_HAND, FIT = "matrix products alone", "hand-written loop", "fit"
 COMPILED, BF16 = "fit(compile=True)", "fit(precision='bf16')"
 PYTHAE, SCRIPT = "pythae", "script of pytorch/examples"
+CAPTURED, BOTH = "fit(cuda_graph=True)", "fit(compile=True, cuda_graph=True)"
 TORCHVISION, RANDOM = "torchvision loop", "random bytes"
 BARS = [
     (FIT, BY_HAND, "at most", 1.05),
@@ -50,6 +55,7 @@ BARS = [
     (PYTHAE, BF16, "at least", 2.0),
     (SCRIPT, BF16, "at least", 4.0),
 ]
+BARS_OF_A_GPU = [(BY_HAND, CAPTURED, "at least", 5.0), (BY_HAND, BOTH, "at least", 5.0)]
 
 
 @dataclass
@@ -93,10 +99,16 @@ def make_model(device: str) -> vk.VAE:
     return vk.VAE(encoder, decoder).to(device)
 
 
-def hand_written(quarters: Sequence[Tensor], device: str) -> Epoch:
-    """Return an epoch of a loop over the tensor in memory, with fused Adam."""
+def hand_written(quarters: Sequence[Tensor], device: str, epochs: int) -> Epoch:
+    """Return epochs of a loop over the tensor in memory, with fused Adam."""
     model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
-    return Epoch(byhand.loop(model, quarters, BATCH), lambda x: model.loss(x.flatten(1)))
+    epoch = byhand.loop(model, quarters, BATCH)
+
+    def run(quarter: int) -> None:
+        for _ in range(epochs):
+            epoch(quarter)
+
+    return Epoch(run, lambda x: model.loss(x.flatten(1)))
 
 
 def torchvision_loop(device: str) -> Epoch:
@@ -123,15 +135,15 @@ def torchvision_loop(device: str) -> Epoch:
     return Epoch(epoch, lambda x: model.loss(x.flatten(1)))
 
 
-def matrix_products(count: int, device: str) -> Epoch:
-    """Return the matrix products of an epoch alone, on batches made before."""
+def matrix_products(count: int, device: str, epochs: int) -> Epoch:
+    """Return the matrix products of epochs alone, on batches made before."""
     sizes = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, PIXELS)]
     weights = [torch.randn(n_in, n_out, device=device) * 0.01 for n_in, n_out in sizes]
     inputs = [torch.randn(BATCH, n_in, device=device) for n_in, _ in sizes]
     gradients = [torch.randn(BATCH, n_out, device=device) for _, n_out in sizes]
 
     def epoch(quarter: int) -> None:
-        for _ in range(count // QUARTERS // BATCH):
+        for _ in range(epochs * (count // QUARTERS // BATCH)):
             for index, (w, x, g) in enumerate(zip(weights, inputs, gradients, strict=True)):
                 x @ w
                 x.T @ g
@@ -141,8 +153,10 @@ def matrix_products(count: int, device: str) -> Epoch:
     return Epoch(epoch)
 
 
-def with_fit(quarters: Sequence[vk.datasets.ArrayDataset], device: str, **options: Any) -> Epoch:
-    """Return an epoch of `vaekit.fit`."""
+def with_fit(
+    quarters: Sequence[vk.datasets.ArrayDataset], device: str, epochs: int, **options: Any
+) -> Epoch:
+    """Return epochs of `vaekit.fit`."""
     model = make_model(device)
     objective = vk.Reconstruction() + vk.KL()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
@@ -156,7 +170,7 @@ def with_fit(quarters: Sequence[vk.datasets.ArrayDataset], device: str, **option
             model,
             objective,
             quarters[quarter],
-            epochs=1,
+            epochs=epochs,
             batch_size=BATCH,
             optimizer=optimizer,
             progress=False,
@@ -171,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=1, help="through the data in each round")
     parser.add_argument("--precision", nargs="*", default=[], help="of fit, beside float32")
     parser.add_argument("--pytorch-examples", type=Path, help="a clone of pytorch/examples")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
@@ -180,29 +195,40 @@ def main() -> None:
     test = test.to(args.device)
     flat = data.flatten(1).to(args.device).chunk(QUARTERS)
     quarters = [vk.datasets.from_tensors(part).to(args.device) for part in data.chunk(QUARTERS)]
-    products = matrix_products(len(data), args.device)
-    compiled = with_fit(quarters, args.device, compile=True)
+    products = matrix_products(len(data), args.device, args.epochs)
 
-    def compiled_anew() -> Epoch:
-        assert compiled.begin is not None
-        compiled.begin()  # to compile it again would take longer than to train it
-        return compiled
+    def kept(**options: Any) -> Callable[[], Epoch]:
+        """Give new weights to one model, whose compilation would take longer than an epoch."""
+        epoch = with_fit(quarters, args.device, args.epochs, **options)
+
+        def anew() -> Epoch:
+            assert epoch.begin is not None
+            epoch.begin()
+            return epoch
+
+        return anew
 
     ways: dict[str, Callable[[], Epoch]] = {
         PRODUCTS: lambda: products,
-        BY_HAND: lambda: hand_written(flat, args.device),
-        FIT: lambda: with_fit(quarters, args.device),
-        COMPILED: compiled_anew,
+        BY_HAND: lambda: hand_written(flat, args.device, args.epochs),
+        FIT: lambda: with_fit(quarters, args.device, args.epochs),
+        COMPILED: kept(compile=True),
     }
+    if "cuda" in args.device:
+        ways[CAPTURED] = lambda: with_fit(quarters, args.device, args.epochs, cuda_graph=True)
+        ways[BOTH] = kept(compile=True, cuda_graph=True)
     for precision in args.precision:
         name = f"fit(precision={precision!r})"
-        ways[name] = lambda each=precision: with_fit(quarters, args.device, precision=each)
-    if what != RANDOM:
+        ways[name] = lambda each=precision: with_fit(
+            quarters, args.device, args.epochs, precision=each
+        )
+    alone = args.epochs == 1 and "cuda" not in args.device  # the others go through the data once
+    if what != RANDOM and alone:
         ways[TORCHVISION] = lambda: torchvision_loop(args.device)
-    if peers.versions():
+    if peers.versions() and alone:
         held, sizes = data.flatten(1).chunk(QUARTERS), (PIXELS, HIDDEN, LATENT)
         ways[PYTHAE] = lambda: Epoch(*peers.pythae(held, sizes, BATCH, args.device))
-    if (clone := args.pytorch_examples) is not None:
+    if (clone := args.pytorch_examples) is not None and alone:
         ways[SCRIPT] = lambda: Epoch(*peers.pytorch_examples(clone, QUARTERS, BATCH, args.device))
 
     losses: dict[str, list[float]] = {}
@@ -217,21 +243,26 @@ def main() -> None:
         threads=torch.get_num_threads(),
         data=what,
         rounds=args.rounds,
+        epochs=args.epochs,
         **peers.versions(),
     )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'one epoch':30}{'seconds':>9}{'/ products':>12}{'/ by hand':>11}{'test loss':>11}")
+    print(f"{'one epoch':36}{'seconds':>9}{'/ products':>12}{'/ by hand':>11}{'test loss':>11}")
     rows: dict[str, dict[str, float | None]] = {}
     for name in ways:
-        row = [times.median(name), times.ratio(name, PRODUCTS), times.ratio(name, BY_HAND)]
+        row = [
+            times.median(name) / args.epochs,
+            times.ratio(name, PRODUCTS),
+            times.ratio(name, BY_HAND),
+        ]
         found = losses.get(name)
         loss = statistics.mean(found) if found else None
         error = statistics.stdev(found) / len(found) ** 0.5 if found and len(found) > 1 else None
         keys = ("seconds", "over_products", "over_hand_written", "test_loss", "standard_error")
         rows[name] = dict(zip(keys, [*row, loss, error], strict=True))
         shown = "" if loss is None else f"{loss:11.2f}" + (f" +- {error:.2f}" if error else "")
-        print(f"{name:30}{row[0]:9.3f}{row[1]:12.2f}{row[2]:11.2f}{shown}")
-    bars = turns.judged(times, BARS)
+        print(f"{name:36}{row[0]:9.4f}{row[1]:12.2f}{row[2]:11.2f}{shown}")
+    bars = turns.judged(times, BARS_OF_A_GPU if "cuda" in args.device else BARS)
     for name in (each for each in losses if each.startswith(FIT)):
         apart = abs(statistics.mean(losses[name]) - statistics.mean(losses[BY_HAND]))
         key = f"test loss of {name}, from the hand-written loop's"

@@ -112,9 +112,9 @@ def whole(made: vk.VAE) -> dict[str, torch.Tensor]:
     return {key: v.full_tensor() if hasattr(v, "full_tensor") else v for key, v in state.items()}
 
 
-def trained(name: str, accumulate: int = 1, source=None, **options):
+def trained(name: str, accumulate: int = 1, source=None, device: str = "cpu", **options):
     """Train on three batches by plain gradient descent; return the losses and the weights."""
-    made, objective = model(), OBJECTIVES[name]()
+    made, objective = model().to(device), OBJECTIVES[name]()
     history = vk.fit(
         made,
         objective,

@@ -414,6 +414,7 @@ def test_recipes(tmp_path: Path, recipe: str, options: list[str], capsys) -> Non
         (["digits", "--recipe", "iwae"], "samples: expected a number of draws"),
         (["digits", "--latent-dim", "0"], "above 0"),
         (["digits", "--epochs", "2"], "epochs: expected either"),
+        (["digits", "--cuda-graph"], "cuda_graph: expected False on cpu, got True"),
         (["digits", "--device", "nope"], "--device: expected a device that is there, got 'nope'"),
         (["--resume"], "RUN: expected the folder of a run"),
     ],

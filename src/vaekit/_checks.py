@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 def expected(argument: str, what: str, got: object, hint: str = "") -> str:
@@ -87,8 +88,23 @@ def module(name: str, needing: str, package: str, install: str) -> ModuleType:
 
 
 def eager() -> bool:
-    """Tell whether values may be looked at: not while a graph is being traced."""
-    return not (torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level())
+    """Tell whether values may be looked at: not while a graph is being traced or captured."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.maybe_current_level()
+        or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+    )
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Keep torch's distributions from looking at values, which a graph does not have."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def within(bound: float, value: Tensor) -> bool:

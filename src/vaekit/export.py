@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 
 from vaekit import _checks, datasets
@@ -327,7 +326,7 @@ def _call(part: nn.Module, value: Tensor, context: Tensor | None) -> Any:
 def _program(traced: _Traced) -> ExportedProgram:
     inputs = tuple(traced.inputs.values())
     shapes = tuple({0: Dim("batch")} for _ in inputs)
-    with _told(traced, "torch.export"), _unvalidated():
+    with _told(traced, "torch.export"), _checks.unvalidated():
         return torch.export.export(traced.module, inputs, dynamic_shapes=shapes)
 
 
@@ -382,14 +381,3 @@ def _short(error: BaseException) -> str:
     while error.__cause__ is not None:  # the last is where it began
         error = error.__cause__
     return shorten(f"{type(error).__name__}: {error}", 300, placeholder=" [...]")
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Keep torch's distributions from looking at values, which a graph does not have."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)

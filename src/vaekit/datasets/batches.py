@@ -202,7 +202,8 @@ class ArrayBatches:
         if self.generator is not None and data.binarize == "dynamic":
             seed = torch.randint(2**63 - 1, (), generator=self.generator)
             coins = Generator(data.device).manual_seed(int(seed))
-        for batch in rows.split(self._batch_size):
+        # At once, for each batch by itself would wait for what the device has to do before.
+        for batch in rows.to(data.device).split(self._batch_size):
             yield len(batch), partial(data.gather, batch, coins)
 
 

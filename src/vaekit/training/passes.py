@@ -20,7 +20,7 @@ from vaekit.training.sharding import piece_of
 from vaekit.training.world import World, filled, parts
 from vaekit.vae import VAE, VAEOutput, calls_of, rebuilding
 
-__all__ = ["Passes"]
+__all__ = ["Passes", "check_finite"]
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,11 @@ class Passes:
         names, numbers = self._back(values, step, x, target)
         return names, numbers, out, asked
 
+    def values(self, x: Tensor, target: Tensor, context: Tensor | None) -> dict[str, Tensor]:
+        """Return the terms of a whole batch, without a look at any value."""
+        values: dict[str, Tensor] = self._called(x, target, context)[0]
+        return values
+
     def _called(self, *args: Any) -> Any:
         """Call what may be compiled, whose first batch goes through unhurried as well."""
         if self._fast is None:
@@ -218,7 +223,7 @@ class Passes:
         names = ["loss", *values]
         numbers = read_numbers([total, *values.values()])
         if self._world.size == 1:  # the others are told of the gradients with the numbers
-            _finite(self._model, x, target, names, numbers)
+            check_finite(self._model, names, numbers, x=x, target=target)
         (total if self._scaler is None else self._scaler.scale(total)).backward()
         return names, numbers
 
@@ -250,7 +255,7 @@ class Passes:
         if failed:
             world.fail(failure)
         if world.size > 1:
-            _finite(self._model, x, target, names, sums)
+            check_finite(self._model, names, sums, x=x, target=target)
         return names, sums, self._kept, ends > 0
 
     def _through(
@@ -406,13 +411,13 @@ def _inside(support: constraints.Constraint, likelihood: Distribution) -> bool:
     return support is wanted is constraints.unit_interval
 
 
-def _finite(
-    model: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], numbers: Sequence[float]
+def check_finite(
+    model: nn.Module, names: Sequence[str], numbers: Sequence[float], **data: Tensor
 ) -> None:
     """Name what is not finite, if a number is not: the data, the weights, or else the term."""
     if all(map(math.isfinite, numbers)):
         return
-    for argument, value in (("x", x), ("target", target), *model.named_parameters()):
+    for argument, value in (*data.items(), *model.named_parameters()):
         if value.is_floating_point():
             _checks.finite(argument, piece_of(value))
     terms = [*zip(names, numbers, strict=True)]
