@@ -1,6 +1,7 @@
 """Every shape and type that vaekit's signatures state is checked while the tests run."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,14 +63,21 @@ def annotations_unchecked() -> Iterator[None]:
 def refuses() -> Callable[..., Exception]:
     """Check that a call is refused with an error that says what it should.
 
-    The annotations are not checked meanwhile, so the error is the one a user sees.
+    Where the first word is a name, it is the argument that the message is of; names stand in it as
+    words, so that "x" is not found in "expected". The annotations are not checked meanwhile, so the
+    error is the one a user sees.
     """
 
     def check(error: type[Exception], call: Callable[[], object], *words: str) -> Exception:
         with annotations_unchecked(), pytest.raises(error) as caught:
             call()
+        message, name = str(caught.value), re.compile(r"[A-Za-z_][\w.]*")
+        if words and name.fullmatch(words[0]):
+            assert message.startswith(f"{words[0]}: "), f"not of {words[0]!r}: {message}"
         for word in words:
-            assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+            pattern = re.escape(word)
+            found = re.search(rf"\b{pattern}\b" if name.fullmatch(word) else pattern, message)
+            assert found, f"{word!r} is not in: {message}"
         return caught.value
 
     return check

@@ -223,7 +223,7 @@ def test_points(case, dtype, device, refuses) -> None:
     assert torch.equal(z[0], z[1])
     z.sum().backward()
     assert params.grad is not None
-    refuses(TypeError, lambda: q.log_prob(z), "density")
+    refuses(TypeError, lambda: q.log_prob(z), "posterior", "density")
     model = build(latent.cpu().float())
     check(model.eval(), 1 * vk.Reconstruction(), torch.rand(6, 2, 4).round())
 

@@ -337,9 +337,9 @@ def test_bad_indices(data: FactorDataset, refuses: Refuses) -> None:
 
 
 def test_bad_selections(data: FactorDataset, refuses: Refuses) -> None:
-    refuses(ValueError, lambda: data.select(colour=[0]), "colour", "'orientation'")
+    refuses(ValueError, lambda: data.select(colour=[0]), "factors", "'colour'", "'orientation'")
     refuses(ValueError, lambda: data.select(x=[]), "x: expected at least one")
-    refuses(ValueError, lambda: data.select(x=[1, 1]), "twice", "[1, 1]")
+    refuses(ValueError, lambda: data.select(x=[1, 1]), "x", "twice", "[1, 1]")
     refuses(TypeError, lambda: data.select(x=[0.5]), "x: expected", "whole numbers")
     refuses(TypeError, lambda: data.select(shape=["heart"]), "shape: expected", "whole numbers")
     refuses(TypeError, lambda: data.select(x=[True] * 32), "x: expected", "whole numbers")

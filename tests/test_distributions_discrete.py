@@ -161,7 +161,9 @@ class TestRelaxedCategorical:
         refuses(ValueError, lambda: relaxed.log_prob(torch.randn(4, 6)), "x", "simplex")
         refuses(ValueError, lambda: relaxed.log_prob(x + math.nan), "x", "NaN")
         refuses(ValueError, lambda: relaxed.log_prob(x[:, :3]), "x", "(..., 6)", "(4, 3)")
-        refuses(NotImplementedError, relaxed.entropy, "entropy", "RelaxedCategorical")
+        refuses(
+            NotImplementedError, relaxed.entropy, "No closed-form entropy of RelaxedCategorical"
+        )
         other = make(torch.zeros(4, 3, 2))
         refuses(ValueError, lambda: vk.kl_divergence(hard, other), "prior", "(2, 3)", "(3, 2)")
         gaussian = DiagonalGaussian(*torch.zeros(2, 6))
@@ -244,6 +246,6 @@ class TestRelaxedBernoulli:
         refuses(ValueError, lambda: hard.log_prob(good + 0.5), "x", "zeros and ones", "0.5")
         refuses(ValueError, lambda: relaxed.log_prob(good + 1.5), "x", "[0, 1]", "1.5")
         refuses(ValueError, lambda: relaxed.log_prob(good[:, :2]), "x", "(..., 3)", "(4, 2)")
-        refuses(NotImplementedError, relaxed.entropy, "entropy", "RelaxedBernoulli")
+        refuses(NotImplementedError, relaxed.entropy, "No closed-form entropy of RelaxedBernoulli")
         gaussian = DiagonalGaussian(*torch.zeros(2, 3))
         refuses(TypeError, lambda: vk.kl_divergence(relaxed, gaussian), "prior", "binary")

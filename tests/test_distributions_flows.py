@@ -117,7 +117,12 @@ def test_another_shape_is_refused(refuses) -> None:
 def test_by_dimension_it_has_no_densities(refuses) -> None:
     q = carried(4, 3)
     z = torch.zeros(4, 3, dtype=f64)
-    refuses(TypeError, lambda: vk.distributions.log_prob_by_dimension(q, z), "independent")
+    refuses(
+        TypeError,
+        lambda: vk.distributions.log_prob_by_dimension(q, z),
+        "distribution",
+        "independent",
+    )
 
 
 def test_importing_zuko_leaves_torchs_checks_on() -> None:

@@ -87,9 +87,16 @@ class TestJoint:
         refuses(ValueError, lambda: q.log_prob(torch.zeros(4, 3)), "x", "(..., 4)", "(4, 3)")
         with_categorical = mixed(0, 4)
         z = with_categorical.sample()
-        refuses(TypeError, lambda: with_categorical.log_prob_by_dimension(z), "independent")
+        refuses(
+            TypeError,
+            lambda: with_categorical.log_prob_by_dimension(z),
+            "distribution",
+            "independent",
+        )
         gaussian = StandardGaussian(torch.zeros(5))
-        refuses(TypeError, lambda: vk.kl_divergence(with_categorical, gaussian), "categorical")
+        refuses(
+            TypeError, lambda: vk.kl_divergence(with_categorical, gaussian), "prior", "categorical"
+        )
         uneven = Joint([StandardGaussian(torch.zeros(1)), StandardGaussian(torch.zeros(3))])
         assert vk.losses.kl_method(q, uneven) == "monte_carlo"
         point = Joint([normal, PointMass(torch.zeros(4, 2))])

@@ -392,8 +392,8 @@ class WithoutMean(vk.Encoder):
 #: What cannot be exported, and words of the reason.
 BROKEN = {
     "a branch on values": (Branching, ["data-dependent"]),
-    "a size of one's own": (OfFive, ["batch", "constant (5)"]),
-    "no mean": (WithoutMean, ["NotImplementedError"]),
+    "a size of one's own": (OfFive, ["encoder", "batch"]),
+    "no mean": (WithoutMean, ["encoder", "NotImplementedError"]),
 }
 
 

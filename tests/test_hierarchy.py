@@ -95,7 +95,7 @@ class TestChain:
         refuses(ValueError, lambda: Chain(first, [same], [2, 3]).sample(), "sizes", "[2, 3]")
         chain = Chain(first, [same], [2, 2])
         refuses(ValueError, lambda: chain.log_prob(torch.zeros(3)), "x", "(..., 4)", "(3,)")
-        refuses(ValueError, lambda: chain.log_prob(torch.full((4,), math.nan)), "x", "NaN")
+        refuses(ValueError, lambda: chain.log_prob(torch.full((4,), math.nan)), "mu", "NaN")
 
 
 def _model(kind: str) -> vk.VAE:

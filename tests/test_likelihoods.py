@@ -355,10 +355,17 @@ def test_bits_per_dimension(refuses) -> None:
         refuses(
             TypeError,
             lambda continuous=continuous: continuous.bits_per_dimension(torch.ones(1)),
+            "bits_per_dimension",
             "discrete",
             repr(continuous),
         )
-    refuses(TypeError, lambda: mixed().bits_per_dimension(torch.ones(1)), "discrete", "Mixed")
+    refuses(
+        TypeError,
+        lambda: mixed().bits_per_dimension(torch.ones(1)),
+        "bits_per_dimension",
+        "discrete",
+        "Mixed",
+    )
 
 
 @pytest.mark.parametrize(
@@ -396,7 +403,9 @@ def test_what_parameters_they_refuse(case, refuses) -> None:
     params = torch.zeros(4, n)
     params[1, 1] = math.nan
     x = likelihood(torch.zeros(4, n)).sample()
-    refuses(ValueError, lambda: likelihood(params).log_prob(x), "NaN")
+    names = {lk.Gaussian: "mu", lk.Bernoulli: "logits"}
+    name = names.get(type(likelihood), "params")
+    refuses(ValueError, lambda: likelihood(params).log_prob(x), name, "NaN")
 
 
 @pytest.mark.parametrize(

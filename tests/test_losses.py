@@ -322,7 +322,9 @@ class TestTotalCorrelation:
         one = draw(0, 1, 3)
         refuses(ValueError, lambda: tc(one, one.rsample(), dataset_size=9), "z", "at least 2", "1")
         full = td.MultivariateNormal(torch.zeros(4, 3), torch.eye(3))
-        refuses(TypeError, lambda: tc(full, z.float(), dataset_size=9), "independent")
+        refuses(
+            TypeError, lambda: tc(full, z.float(), dataset_size=9), "distribution", "independent"
+        )
 
 
 class TestDecomposition:
@@ -371,6 +373,7 @@ class TestDecomposition:
         refuses(
             TypeError,
             lambda: vk.decompose_kl(q, full, q.rsample(), dataset_size=9),
+            "distribution",
             "independent",
         )
 

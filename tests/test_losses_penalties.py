@@ -93,7 +93,9 @@ class TestCodes:
 
     def test_commitment_is_the_posteriors(self, refuses) -> None:
         q = draw(0, 4, 3)
-        refuses(TypeError, lambda: losses.commitment(q), "posterior", "commitment", "Gaussian")
+        refuses(
+            TypeError, lambda: losses.commitment(q), "posterior", "commitment", "DiagonalGaussian"
+        )
         q.commitment = torch.arange(4.0)
         assert torch.equal(losses.commitment(q), torch.arange(4.0))
 
@@ -119,7 +121,7 @@ class TestKLByDimension:
         torch.testing.assert_close(losses.kl_by_dimension(q, laplace, z=z), by_hand.mean(0))
         torch.testing.assert_close(losses.kl_by_dimension(q, laplace, z=z[0]), by_hand[0])
         full = td.MultivariateNormal(torch.zeros(3, dtype=f64), torch.eye(3, dtype=f64))
-        refuses(TypeError, lambda: losses.kl_by_dimension(q, full), "independent")
+        refuses(TypeError, lambda: losses.kl_by_dimension(q, full), "distribution", "independent")
 
 
 def _chains(kind: str) -> tuple[td.Distribution, td.Distribution]:

@@ -166,7 +166,7 @@ def test_a_context_reaches_every_part() -> None:
 @pytest.mark.parametrize("measure", [metrics.anomaly_scores, metrics.likelihood_regret])
 def test_degenerate_data_are_one_clear_error(measure, refuses) -> None:
     x = torch.zeros(4, 1, 8, 8)
-    refuses(ValueError, lambda: measure(tiny(), x.fill_(torch.nan)), "NaN")
+    refuses(ValueError, lambda: measure(tiny(), x.fill_(torch.nan)), "data", "NaN")
     refuses(ValueError, lambda: measure(tiny(), x[:0]), "expected at least one element")
     refuses(TypeError, lambda: measure(nn.Identity(), x), "model: expected a VAE")
     refuses(ValueError, lambda: measure(tiny(), x, samples=0), "samples: expected")

@@ -366,8 +366,8 @@ def test_degenerate_sets_are_one_clear_error(metric, refuses) -> None:
     refuses(TypeError, lambda: metric(data, x), *words)
     words = "generated: expected values of at most 1e+18 in size"
     refuses(ValueError, lambda: metric(x, x.double() * 1e19), words)
-    refuses(ValueError, lambda: metric(x, x[:1]), "expected", "1")
-    refuses(ValueError, lambda: metric(x[:0], x), "expected", "0")
+    refuses(ValueError, lambda: metric(x, x[:1]), "generated", "1")
+    refuses(ValueError, lambda: metric(x[:0], x), "real", "0")
     refuses(ValueError, lambda: metric(x, x[:, :1]), "generated: expected 2 features")
     pooled = "features: expected a function that returns features for each of 8"
     refuses(ValueError, lambda: metric(x, x, features=lambda part: part.mean(0)), pooled)

@@ -87,7 +87,7 @@ def test_bad_arguments_are_named(refuses) -> None:
     full = vk.VAE(
         vk.Encoder(vk.networks.mlp(64, [], 5), vk.latents.FullGaussianLatent(2)), tiny().decoder
     )
-    refuses(TypeError, lambda: metrics.kl_by_dimension(full, x), "independent")
+    refuses(TypeError, lambda: metrics.kl_by_dimension(full, x), "distribution", "independent")
 
 
 def encoding(mu: list[float], sigma: list[float], spread: float = 1.0) -> vk.VAE:
@@ -422,7 +422,7 @@ MEASURES = (
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.__name__)
 def test_degenerate_data_are_one_clear_error(measure, refuses) -> None:
     x = torch.zeros(4, 1, 8, 8)
-    refuses(ValueError, lambda: measure(tiny(), x.fill_(torch.nan)), "NaN")
+    refuses(ValueError, lambda: measure(tiny(), x.fill_(torch.nan)), "data", "NaN")
     refuses(ValueError, lambda: measure(tiny(), x[:0]), "expected at least one element")
     refuses(TypeError, lambda: measure(nn.Identity(), x), "model: expected a VAE")
 

@@ -476,7 +476,7 @@ def test_bad_input_is_named_before_anything_is_written(trained, tmp_path, refuse
     refuses(IsADirectoryError, lambda: vk.report(model, test, tmp_path), "path", "folder")
     spoilt = copy.deepcopy(model)
     next(spoilt.parameters()).data[0, 0] = torch.nan
-    refuses(ValueError, lambda: vk.report(spoilt, test, path), "encoder.net", "NaN")
+    refuses(ValueError, lambda: vk.report(spoilt, test, path), "encoder.net.layers.0.weight", "NaN")
     wrong = test[:][0][:, :, :4]
     with pytest.raises(Exception, match="64"):  # torch's own, of a layer that takes 64 values
         vk.report(model, wrong, path)

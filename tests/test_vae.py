@@ -195,7 +195,7 @@ class TestMeaning:
         for name in ("perceptrons", "convolutions"):
             model, _ = vk.recipes.vae(likelihood, 2, nets=getattr(vk.recipes, name)())
             for ask in (model.encode, model.reconstruct, model):
-                refuses(ValueError, lambda ask=ask: ask(one), "expected", "x[None]")
+                refuses(ValueError, lambda ask=ask: ask(one), ": expected", "x[None]")
 
     def test_gradients_reach_every_parameter(self, x, device) -> None:
         model = tiny(likelihood=vk.likelihoods.Gaussian((1, 8, 8), learn_sigma=True)).to(device)
