@@ -221,7 +221,11 @@ def _compiler(device) -> None:
 
 
 @pytest.mark.usefixtures("_compiler")
-def test_fit(device) -> None:
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # torch's advice for a GPU
+@pytest.mark.parametrize("options", [{}, {"cuda_graph": True}], ids=str)
+def test_fit(device, options) -> None:
+    if options and device.type != "cuda":
+        pytest.skip("steps are captured on a GPU")
     data = torch.rand(100, 1, 8, 8).round()
     objective = vk.Reconstruction() + vk.schedules.Linear(0, 1, steps=9) * vk.KL()
     losses = [
@@ -232,10 +236,10 @@ def test_fit(device) -> None:
             epochs=3,
             batch_size=32,
             seed=0,
-            compile=compile,
             progress=False,
+            **given,
         )["loss"]
-        for compile in (False, True)
+        for given in ({}, {"compile": True} | options)
     ]
     # The noise of a compiled graph is another, so that losses agree as those of two seeds do.
     np.testing.assert_allclose(*losses, rtol=0.05)

@@ -209,11 +209,7 @@ class Graphs:
             with _checks.unvalidated():
                 graph.capture(self._step, self._pool)
         except RuntimeError as error:
-            what = "False for this model and objective, whose step cannot be captured"
-            reason = str(error).partition("\n")[0]
-            message = _checks.expected("cuda_graph", what, True, f"torch says: {reason}")
-            traceback.clear_frames(error.__traceback__)  # which hold what was captured
-            raise ValueError(message) from error
+            raise ValueError(_refusal(error)) from error
         finally:
             del held.found_inf, held.grad_scale
             for group, before in zip(groups, kept, strict=True):
@@ -258,17 +254,18 @@ class _Graph:
 
     def capture(self, step: Callable[[Tensor, Tensor, Tensor | None], None], pool: Any) -> None:
         """Capture what a step does to the batch."""
-        stream = torch.cuda.current_stream()
-        generator = torch.cuda.default_generators[stream.device_index]
-        try:
-            # Other threads, as a loader's that pins memory, may go on.
-            with torch.cuda.graph(self._graph, pool, capture_error_mode="thread_local"):
-                step(self._x, self._target, self._context)
-        except BaseException:
-            # torch leaves both as they were while it captured (pytorch issue 171263).
-            torch.cuda.set_stream(stream)
-            generator.graphsafe_set_state(generator.clone_state())
-            raise
+        with torch.cuda.device(self._x.device):  # which need not be the current one
+            stream = torch.cuda.current_stream()
+            generator = torch.cuda.default_generators[stream.device_index]
+            try:
+                # Other threads, as a loader's that pins memory, may go on.
+                with torch.cuda.graph(self._graph, pool, capture_error_mode="thread_local"):
+                    step(self._x, self._target, self._context)
+            except BaseException:
+                # torch leaves both as they were while it captured (pytorch issue 171263).
+                torch.cuda.set_stream(stream)
+                generator.graphsafe_set_state(generator.clone_state())
+                raise
 
     def replay(self, x: Tensor, target: Tensor, context: Tensor | None) -> None:
         """Take the step, with another batch."""
@@ -278,6 +275,17 @@ class _Graph:
         if self._context is not None and context is not None:
             self._context.copy_(context, non_blocking=True)
         self._graph.replay()
+
+
+def _refusal(error: BaseException) -> str:
+    """Word why a step cannot be captured, and let go of what was captured until then."""
+    found: BaseException | None = error
+    while found is not None:  # the last is what the step itself ran into
+        reason = str(found).partition("\n")[0]
+        traceback.clear_frames(found.__traceback__)
+        found = found.__context__
+    what = "False for this model and objective, whose step cannot be captured"
+    return _checks.expected("cuda_graph", what, True, f"torch says: {reason}")
 
 
 def _shape(value: Tensor | None) -> Hashable:
