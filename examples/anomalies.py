@@ -84,7 +84,7 @@ for inlier in range(10) if args.inlier == "all" else [int(args.inlier)]:
     torch.manual_seed(args.seed)
     inside = train.subset(train.labels == inlier)
     model, objective = vk.recipes.vae(likelihood, latent_dim=8)
-    epochs = args.epochs or (200 if args.data == "digits" else 30)
+    epochs = (200 if args.data == "digits" else 30) if args.epochs is None else args.epochs
     vk.fit(model.to(args.device), objective, inside, epochs=epochs, batch_size=32, seed=args.seed)
     known = inside[:][0].to(args.device)
     scores, outside = score(model, known, x_test), (y_test != inlier).long().cpu()
@@ -164,4 +164,3 @@ for kind, x in strange.items():
 names = ("inverted", "noise, half", "noise, as many", "black", "white")
 draw_errors(dict(zip(names, (x[:2] for x in strange.values()), strict=True)), "strange.png")
 print(f"wrote {args.out}/roc.png, errors.png and strange.png")
-plt.show()

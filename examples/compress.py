@@ -64,7 +64,7 @@ train, test = load(binarize="dynamic")
 _, fixed = load(binarize="static")
 pixels = train.shape.numel()
 packed = np.packbits(fixed[:][0].numpy().astype(bool)).tobytes()
-epochs = args.epochs or (20 if args.data == "mnist" else 50)
+epochs = (20 if args.data == "mnist" else 50) if args.epochs is None else args.epochs
 images = fixed[:][0]
 sizes, found, decoded, models = (1, 2, 4, 8, 16), [], {"original": images}, {}
 print(f"{'':14}{'bits/pixel':>12}{'latents':>10}{'corrections':>13}{'PSNR (dB)':>12}")
@@ -300,4 +300,3 @@ for name, (result, count) in made.items():
 figure = draw_rows({name: result for name, (result, _) in made.items()}, (9.5, 2.6))
 figure.savefig(args.out / "colours.png", dpi=150)
 print(f"wrote {args.out}/bits.png, sizes.png, rate_distortion.png and colours.png")
-plt.show()

@@ -77,7 +77,7 @@ def corrupted(x: Tensor) -> Tensor:
 
 grey = vk.likelihoods.Bernoulli(train.shape, grey_levels=True)
 denoiser, objective = vk.recipes.denoising_autoencoder(grey, args.latents)
-epochs = args.epochs or (150 if small else 20)
+epochs = (150 if small else 20) if args.epochs is None else args.epochs
 fit = {"epochs": epochs, "seed": args.seed}
 history = vk.fit(denoiser.to(args.device), objective, train, corruption=corrupted, **fit)
 print(f"denoising autoencoder: {history}")
@@ -193,4 +193,3 @@ ax.set(xlabel="standard deviation of the noise", ylabel="PSNR (dB)", title="Gaus
 ax.legend(frameon=False)
 figure.savefig(args.out / "levels.png", dpi=120)
 print(f"wrote {args.out}/denoised.png and levels.png")
-plt.show()

@@ -37,7 +37,7 @@ parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
 parser.add_argument("--out", type=Path, default=Path("runs/disentangle"), help="where pictures go")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
-args.latents = args.latents or (10 if args.full else 6)
+args.latents = (10 if args.full else 6) if args.latents is None else args.latents
 args.out.mkdir(parents=True, exist_ok=True)
 
 # %%
@@ -90,7 +90,7 @@ for name, recipe in recipes.items():
         model.to(args.device),
         objective.to(args.device),
         data,
-        steps=args.steps or (50_000 if args.full else 1000),
+        steps=(50_000 if args.full else 1000) if args.steps is None else args.steps,
         batch_size=64,
         learning_rate=rate,
         seed=args.seed,
@@ -194,4 +194,3 @@ for ax, (name, mig) in zip(axes, tables.items(), strict=True):
     ax.set_title(f"{name}: MIG {mig.score:.2f}")
 figure.savefig(args.out / "information.png", dpi=110)
 print(f"wrote {args.out}/traversals.png and information.png")
-plt.show()

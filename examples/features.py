@@ -72,7 +72,7 @@ features: dict[str, tuple[Tensor, Tensor]] = {}
 for name, corruption in (("VAE", None), ("VAE of moved images", moved)):
     torch.manual_seed(args.seed)
     model, objective = recipe()
-    epochs = args.epochs or (50 if small else 6)
+    epochs = (50 if small else 6) if args.epochs is None else args.epochs
     model.to(args.device)
     fit = {"epochs": epochs, "corruption": corruption, "seed": args.seed}
     history = vk.fit(model, objective, train, **fit)
@@ -143,4 +143,3 @@ axes[0].set_ylabel("accuracy on the test images")
 axes[1].legend(frameon=False, loc="lower right")
 figure.savefig(args.out / "accuracy.png", dpi=120)
 print(f"wrote {args.out / 'accuracy.png'}")
-plt.show()

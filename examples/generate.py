@@ -40,7 +40,7 @@ torch.manual_seed(args.seed)
 load = vk.datasets.mnist if args.data == "mnist" else vk.datasets.digits
 train, test = load(binarize="static")
 likelihood = vk.likelihoods.Bernoulli(train.shape)
-epochs = args.epochs or (10 if args.data == "mnist" else 200)
+epochs = (10 if args.data == "mnist" else 200) if args.epochs is None else args.epochs
 models: dict[str, vk.VAE] = {}
 for name, recipe in (("autoencoder", vk.recipes.autoencoder), ("VAE", vk.recipes.vae)):
     model, objective = recipe(likelihood, args.latents)
@@ -183,4 +183,3 @@ vk.plots.images(pictures[: 2 * SHOWN], columns=SHOWN, ax=ax)
 ax.set_title("Autoencoder: a mixture of 50 Gaussians fitted to the codes", fontsize=10)
 figure.savefig(args.out / "mixture.png", dpi=150)
 print(f"wrote {args.out}/codes.png, decoded.png and mixture.png")
-plt.show()

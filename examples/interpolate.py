@@ -38,7 +38,7 @@ train, _ = load(binarize="dynamic")
 grey, test = load()
 model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli(train.shape), args.latents)
 model.to(args.device)
-epochs = args.epochs or (15 if args.data == "mnist" else 200)
+epochs = (15 if args.data == "mnist" else 200) if args.epochs is None else args.epochs
 history = vk.fit(model, objective, train, epochs=epochs, seed=args.seed)
 print(history)
 
@@ -187,4 +187,3 @@ for ax, (name, measure) in zip(axes, {"ink": ink, "slant": slant}.items(), stric
     ax.set_title(f"steps along the direction of {name}")
 figure.savefig(args.out / "edited.png", dpi=120)
 print(f"wrote {args.out}/paths.png, neighbours.png and edited.png")
-plt.show()

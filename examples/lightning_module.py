@@ -18,7 +18,6 @@ import logging
 from pathlib import Path
 
 import lightning
-import matplotlib.pyplot as plt
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
@@ -133,7 +132,7 @@ class AdversarialModule(ValidatedModule):
 
 load = vk.datasets.mnist if args.data == "mnist" else vk.datasets.digits
 train, test = load(binarize="static")
-epochs = args.epochs or (4 if args.data == "mnist" else 100)
+epochs = (4 if args.data == "mnist" else 100) if args.epochs is None else args.epochs
 torch.manual_seed(args.seed)
 model, objective = RECIPES[args.recipe](vk.likelihoods.Bernoulli(train.shape), args.latents)
 again = copy.deepcopy(model), copy.deepcopy(objective)
@@ -185,4 +184,3 @@ history = vk.fit(same.to(args.device), objective, train, epochs=epochs, seed=arg
 pairs = zip(model.parameters(), same.parameters(), strict=True)
 apart = max((one - other).detach().abs().max().item() for one, other in pairs)
 print(f"after {history.step[-1]} steps of each, the weights differ by {apart:.1g} at most")
-plt.show()

@@ -42,7 +42,7 @@ args.out.mkdir(parents=True, exist_ok=True)
 small = args.data == "digits"
 load = vk.datasets.digits if small else vk.datasets.mnist
 whole, validation, test = load(binarize="static", validation=300 if small else 1000)
-size = args.images or (200 if small else 1000)
+size = (200 if small else 1000) if args.images is None else args.images
 few, test = whole.subset(range(size)), test.subset(range(min(len(test), 1000)))
 fresh = load(binarize="dynamic", validation=len(validation))[0].subset(range(size))
 print(f"few:   {few}\nwhole: {whole}\ntest:  {test}")
@@ -102,7 +102,7 @@ def train(
     likelihood = vk.likelihoods.Bernoulli(few.shape)
     model, objective = vk.recipes.vae(likelihood, latents, nets=nets or networks())
     curve: Curve = []
-    steps = args.steps or (1000 if small else 5000)
+    steps = (1000 if small else 5000) if args.steps is None else args.steps
     fit |= {"steps": steps, "validate_every": steps // 20, "seed": args.seed}
     vk.fit(
         model.to(args.device), objective, data, batch_size=BATCH, callbacks=[watching(curve)], **fit
@@ -186,4 +186,3 @@ for row, name in zip(axes, ("nothing", "pixels drawn afresh"), strict=True):
         ax.set_title(f"{name}: {kind}, mean error {error:.2f}", fontsize=10)
 figure.savefig(args.out / "reconstructions.png", dpi=120)
 print(f"wrote {args.out}/curves.png and reconstructions.png")
-plt.show()

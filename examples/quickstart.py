@@ -64,7 +64,7 @@ history = vk.fit(
     model,
     vk.Reconstruction() + vk.KL(),
     train,
-    epochs=args.epochs or (8 if args.data == "mnist" else 300),
+    epochs=(8 if args.data == "mnist" else 300) if args.epochs is None else args.epochs,
     validation=test,
     seed=args.seed,
 )
@@ -123,4 +123,3 @@ save("latents.png", ax)
 ax = vk.plots.curves(history)
 ax.set_title("Negative ELBO")
 save("curves.png", ax)
-plt.show()

@@ -50,7 +50,7 @@ nets = vk.recipes.perceptrons((256,) if small else (512, 512, 256))
 codes: dict[str, tuple[Tensor, Tensor | None]] = {}  # of the images shown, and of later ones
 for latents in (2, args.latents):
     model, objective = vk.recipes.sigma_vae(train.shape, latents, nets=nets)
-    epochs = args.epochs or (50 if small else 15)
+    epochs = (50 if small else 15) if args.epochs is None else args.epochs
     history = vk.fit(model.to(args.device), objective, train, epochs=epochs, seed=args.seed)
     print(f"VAE of {latents} latents: {history}")
     codes[f"VAE, {latents} latents"] = tuple(model.encode(x).mean.cpu() for x in (shown, later))
@@ -135,4 +135,3 @@ for ax, name in zip(axes, ("PCA", "VAE, 2 latents"), strict=True):
 figure.legend(legend, train.classes or range(10), loc="outside right center", frameon=False)
 figure.savefig(args.out / "later.png", dpi=120)
 print(f"wrote {args.out}/pictures.png and later.png")
-plt.show()

@@ -279,4 +279,3 @@ for name, (of_whole, of_covered) in results.items():
 rows = {"input": hidden, **{name: made for name, (_, made) in results.items()}, "wanted": wanted}
 draw(rows, "covered")
 print(f"wrote {args.out}/transformed.png and covered.png")
-plt.show()

@@ -1,5 +1,6 @@
 """Every example runs by every option that names data, or by noise in its place, and briefly."""
 
+import math
 import re
 import runpy
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import annotations_unchecked
+from models import elbo
 from PIL import Image
 
 import vaekit as vk
@@ -32,6 +34,7 @@ BRIEF = {
 FEW = {"anomalies", "denoise", "interpolate", "overfitting", "quickstart"}  # where that is enough
 MOST = {"features": 1000}  # of MNIST, which others take 300 of
 WITHOUT_MNIST = {"custom_encoder", "disentangle"}
+PARTS = "reconstruction", "KL"
 ELSEWHERE = {"bigger_than_memory", "lightning_module"}  # test_streams.py, test_lightning.py
 
 Run = Callable[..., dict[str, object]]
@@ -44,7 +47,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def call(name: str, *options: str) -> dict[str, object]:
         path, out = FOLDER / f"{name}.py", tmp_path / "out"
         monkeypatch.setattr(sys, "argv", [str(path), *options, *BRIEF[name], "--out", str(out)])
-        monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
         with annotations_unchecked():  # as a user runs it
             found = runpy.run_path(str(path), run_name="__main__")
         printed = capsys.readouterr().out
@@ -53,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         assert pictures == {each.name for each in out.glob("*.png")}
         assert pictures
         assert all((out / each).stat().st_size > 0 for each in pictures)
-        return found
+        return found | {"printed": printed}
 
     return call
 
@@ -89,6 +91,17 @@ def test_it_runs(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in FEW:
         shorten(monkeypatch, "digits", 200)
     run(name)
+
+
+def test_the_quickstart_says_what_it_measured(run: Run) -> None:
+    found = run("quickstart")
+    said = re.search(r"test ELBO +(\S+) nats +\((\S+)", found["printed"])
+    nats, bits = map(float, said.groups())
+    parts = [float(re.search(rf"{name} +(\S+) nats", found["printed"])[1]) for name in PARTS]
+    model, test = found["model"], found["test"]
+    assert -nats == pytest.approx(sum(parts), abs=0.02)
+    assert -nats == pytest.approx(vk.training.evaluate(model, elbo(), test)["loss"], abs=0.006)
+    assert bits == pytest.approx(-nats / math.log(2) / 64, abs=1e-3)
 
 
 @pytest.mark.mnist

@@ -184,7 +184,6 @@ def hush(gallery_conf: Any, fname: str | None, when: str) -> None:
         Traceback (most recent call last):
             ...
         UserWarning: said by the way
-        >>> warnings.warn("FigureCanvasAgg is non-interactive")
         >>> hush({}, "example.py", "after")
         >>> warnings.filters == before
         True
@@ -196,7 +195,6 @@ def hush(gallery_conf: Any, fname: str | None, when: str) -> None:
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("error", kind)
         warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
-        warnings.filterwarnings("ignore", message=".*non-interactive")  # what `show` says of Agg
         warnings.filterwarnings("ignore", module="lightning")
 
 
