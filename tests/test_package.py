@@ -5,7 +5,10 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import torch
 
 import vaekit as vk
 
@@ -49,3 +52,42 @@ def test_the_metrics_show_what_their_rooms_do() -> None:
 
 def test_it_ships_its_types() -> None:
     assert Path(vk.__file__).with_name("py.typed").exists()
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """The code of a Markdown file."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_documentation_gives_the_commands_of_the_readme() -> None:
+    def worded(command: str) -> str:
+        return " ".join(command.replace("\\\n", " ").split())
+
+    documented = (ROOT / "docs" / "index.rst").read_text()
+    found = re.findall(r"^\.\. code-block:: sh\n\n((?:   .*\n)+)", documented, re.MULTILINE)
+    readme = blocks("sh", (ROOT / "README.md").read_text())
+    assert len(readme) == 2
+    assert [*map(worded, found)] == [*map(worded, readme)]
+
+
+def test_what_the_readme_writes_runs() -> None:
+    code = blocks("python", (ROOT / "README.md").read_text())
+    assert len(code) == 3
+    names: dict[str, object] = {}
+    for each in code:
+        brief = each.replace("epochs=20", "epochs=1, progress=False")
+        assert (brief != each) == ("vk.fit(" in each)
+        exec(compile(brief, "README.md", "exec"), names)
+    pictures, mu = names["pictures"], names["mu"]
+    assert isinstance(pictures, torch.Tensor)
+    assert isinstance(mu, torch.Tensor)
+    assert pictures.shape == (64, 1, 8, 8)
+    assert mu.shape == (len(vk.datasets.digits()[1]), 10)
+
+
+def test_contributors_are_told_the_rooms_that_are_held() -> None:
+    told = (ROOT / "CONTRIBUTING.md").read_text().partition("lowest:")[2].partition(".\n")[0]
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert re.findall("`(.+?)`", told) == contract["layers"][::-1]

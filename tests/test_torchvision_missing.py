@@ -42,6 +42,25 @@ folder = sys.argv[1]
 Image.new("RGB", (9, 9), (255, 255, 255)).save(folder + "/a.png")
 assert torch.equal(vk.datasets.image_folder(folder, 8)[:], torch.ones(1, 3, 8, 8))
 
+import vaekit.plots
+vaekit.plots.reconstructions(model, test, n=2).figure.savefig(folder + "/made.png")
+
+from vaekit.sklearn import VAETransformer
+rows = test[:20][0].flatten(1).numpy()
+assert VAETransformer(steps=1, likelihood="bernoulli").fit_transform(rows).shape == (20, 2)
+
+import contextlib
+from vaekit import cli
+with contextlib.redirect_stdout(sys.stderr):
+    command = ["train", "digits", "--binarize", "dynamic"]
+    command += ["--steps", "1", "--hidden", "4", "--quiet"]
+    assert cli.main([*command, "--out", folder + "/run"]) == 0
+
+compiler = torch.compile  # the compiler itself, and what it makes of a model, take long
+torch.compile = lambda run: compiler(run, backend="eager")
+history = vk.fit(model, objective, train, steps=2, compile=True, progress=False)
+assert history.step == [2]
+
 for load in ("mnist", "fashion_mnist", "kmnist", "cifar10", "celeba"):
     for attempt in range(2):
         try:

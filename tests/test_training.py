@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from vaekit.training import (
 
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 BLACK = torch.zeros_like(DATA)
+ADAM = torch.optim.Adam
 
 
 def run(model: vk.VAE | None = None, objective=None, data=DATA, **options) -> History:
@@ -35,6 +37,16 @@ def run(model: vk.VAE | None = None, objective=None, data=DATA, **options) -> Hi
     if "steps" not in options:
         options.setdefault("epochs", 2)
     return fit(model or tiny(), objective or elbo(), data, **options)
+
+
+class Mappings(Dataset):
+    """Elements that are mappings, by their number."""
+
+    def __len__(self) -> int:
+        return len(DATA)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": DATA[index], "target": BLACK[index]}
 
 
 class TestLoop:
@@ -186,8 +198,9 @@ class TestData:
             (vk.datasets.from_tensors(DATA, target=BLACK), False),
             (TensorDataset(DATA, BLACK), True),
             ([{"x": DATA, "target": BLACK}], False),
+            (Mappings(), False),
         ],
-        ids=["target", "pairs", "mapping"],
+        ids=["target", "pairs", "mapping", "mappings"],
     )
     def test_a_target_that_differs(self, data, pairs: bool) -> None:
         model = tiny()
@@ -215,7 +228,7 @@ class TestData:
         refuses(ValueError, lambda: run(data=[{"image": DATA}]), "batch", "'x'", "image")
         refuses(TypeError, lambda: run(validation=3), "validation", "Dataset", "int")
         refuses(ValueError, lambda: run(data=DATA * 0.5), "x", "zeros and ones", "0.5")
-        refuses(ValueError, lambda: run(data=DATA.mul(math.nan)), "x", "no NaN")
+        refuses(ValueError, lambda: run(data=DATA.mul(math.nan)), "data", "no NaN")
         refuses(ValueError, lambda: run(data=DATA[:, :, :7]), "x", "64 values", "7")
 
 
@@ -233,9 +246,42 @@ class TestOptions:
         refuses(ValueError, lambda: run(patience=0, validation=DATA), "patience", "above 0")
         refuses(ValueError, lambda: run(learning_rate=0), "learning_rate", "above 0", "0")
         refuses(ValueError, lambda: run(clip_grad_norm=-1), "clip_grad_norm", "above 0", "-1")
-        refuses(TypeError, lambda: run(learning_rat=1e-3), "learning_rat")
+        refuses(TypeError, lambda: run(learning_rat=1e-3), "argument 'learning_rat'")
         foreign = torch.optim.Adam(tiny().parameters())
         refuses(ValueError, lambda: run(model, optimizer=foreign), "optimizer", "model's")
+
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_without_an_optimizer_it_is_adam(self, fused: bool, monkeypatch) -> None:
+        class Plain(torch.optim.Adam):
+            def __init__(self, *args, **options) -> None:
+                if options.get("fused"):
+                    raise RuntimeError("no fused kernel")
+                super().__init__(*args, **options)
+
+        made: list[torch.optim.Optimizer] = []
+
+        def constant(optimizer: torch.optim.Optimizer) -> LambdaLR:
+            made.append(optimizer)
+            return LambdaLR(optimizer, lambda step: 1.0)
+
+        models = tiny(), tiny()
+        if not fused:
+            monkeypatch.setattr(torch.optim, "Adam", Plain)
+        assert run(models[0], scheduler=constant, steps=4).learning_rate == [1e-3]
+        (optimizer,) = made
+        assert isinstance(optimizer, torch.optim.Adam)
+        assert bool(optimizer.defaults["fused"]) == fused
+        run(models[1], steps=4, optimizer=lambda each: ADAM(each, lr=1e-3, fused=fused))
+        for one, two in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.equal(one, two)
+
+    def test_a_scheduler_that_is_made_already_advances_with_every_step(self) -> None:
+        model = tiny()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        scheduler = StepLR(optimizer, step_size=4, gamma=0.5)
+        history = run(model, optimizer=optimizer, scheduler=scheduler, epochs=3)
+        np.testing.assert_allclose(history.learning_rate, [0.05, 0.025, 0.0125])
+        assert scheduler.last_epoch == 12
 
     def test_any_optimizer_and_scheduler(self) -> None:
         model = tiny()
@@ -692,6 +738,13 @@ class TestLooksAtTheData:
         grey = vk.datasets.from_tensors((254 * DATA).to(torch.uint8))
         with pytest.raises(ValueError, match="x: expected only zeros and ones"):
             run(data=grey, epochs=1)
+
+    def test_of_a_compiled_run_the_first_batch_is_looked_at(self, looks, monkeypatch) -> None:
+        compiled = functools.partial(torch.compile, backend="eager")  # which is quick
+        monkeypatch.setattr(torch, "compile", lambda run: compiled(run))
+        with pytest.raises(ValueError, match="x: expected only zeros and ones, got values from"):
+            run(data=[DATA[:32] * 0.5, DATA[32:64]], epochs=1, compile=True)
+        assert looks == [32]
 
     def test_validation_data_are_looked_at_all_the_same(self, looks) -> None:
         data = vk.datasets.from_tensors(DATA, binarize="threshold")
