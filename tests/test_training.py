@@ -157,7 +157,7 @@ class TestLoop:
 
         spy = vk.Reconstruction() + Spy()
         run(objective=spy, data=DATA[:64], steps=1, validation=DATA)
-        assert sizes == [64, 100, 100, 100, 100]
+        assert sizes == [32, 64, 100, 100, 100, 100]  # first of a look at the validation data
         assert spy.terms[1].dataset_size is None
         with_own = vk.Reconstruction() + Spy(dataset_size=500)
         run(objective=with_own, steps=1)
@@ -748,7 +748,7 @@ class TestLooksAtTheData:
 
     def test_validation_data_are_looked_at_all_the_same(self, looks) -> None:
         data = vk.datasets.from_tensors(DATA, binarize="threshold")
-        with pytest.raises(ValueError, match=r"x: expected only zeros and ones, got values from 0"):
+        with pytest.raises(ValueError, match=r"validation: expected only zeros and ones"):
             run(data=data, validation=DATA * 0.5, epochs=1)
 
 

@@ -87,6 +87,15 @@ def module(name: str, needing: str, package: str, install: str) -> ModuleType:
         raise ImportError(message) from error
 
 
+def device(argument: str, value: Any) -> torch.device:
+    """Return a device that is there, given by its name."""
+    try:
+        return torch.empty(0, device=value).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # as torch says of each kind
+        message = expected(argument, "a device that is there", repr(value), str(error))
+        raise ValueError(message) from error
+
+
 def eager() -> bool:
     """Tell whether values may be looked at: not while a graph is being traced or captured."""
     return not (

@@ -23,7 +23,6 @@ from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, stor
 from vaekit._version import __version__
 from vaekit.objectives import Reconstruction
 from vaekit.training import Checkpoints, History, evaluate, fit, fork_seed
-from vaekit.training.measures import named_device
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def _switch(add: Callable[..., Any], name: str, what: str) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     config = _config(args)
-    device = named_device("--device", config["device"])
+    device = _checks.device("--device", config["device"])
     train, test = _data(config)
     model, objective = _model(config, train)
     config["elements"] = len(train) + len(test)
@@ -536,7 +535,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _trained(args: argparse.Namespace) -> VAE:
     """Return the model of a run."""
     _read_config(args.folder)  # which says so where it is no run
-    device = named_device("--device", args.device)
+    device = _checks.device("--device", args.device)
     return VAE.from_pretrained(args.folder / "model", device=device)
 
 

@@ -18,7 +18,6 @@ from vaekit import _checks, likelihoods, recipes
 from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
-from vaekit.training.measures import named_device
 from vaekit.training.randomness import random_states, set_random_states
 from vaekit.vae import VAE, evaluating
 
@@ -79,7 +78,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         _checks.one_of("likelihood", self.likelihood, ("gaussian", "bernoulli"))
         _checks.number("beta", self.beta, low=0)
         _checks.positive_int("samples", self.samples)
-        device = named_device("device", self.device or "cpu")
+        device = _checks.device("device", self.device or "cpu")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         mean, scale = self._standard(X)
         rows = _tensor(X, mean, scale)

@@ -354,8 +354,10 @@ class VAE(Pretrained):
             ``z: (*batch, dim)``, returns ``(*batch, *event)``.
 
         Raises:
-            ValueError: If the last dimension of ``z`` is not the latent's.
+            ValueError: If the last dimension of ``z`` is not the latent's, or it holds NaN.
         """
+        if z.requires_grad and _checks.eager():  # others the decoder looks at
+            _checks.no_nan("z", z)
         return self._decode(z, context).mean
 
     def forward(
@@ -531,6 +533,9 @@ def _drawing_from(generator: Generator | None) -> Iterator[None]:
     if generator is None:
         yield
         return
+    if not isinstance(generator, Generator):
+        what = "a torch.Generator, or None"
+        raise TypeError(_checks.expected("generator", what, repr(generator)))
     cuda = generator.device.type == "cuda"
     module = torch.cuda if cuda else torch.random
     devices = [generator.device] if cuda else []
@@ -567,6 +572,8 @@ def _size(net: object, name: str) -> int | None:
 
 
 def _check_outputs(net: nn.Module, reader: nn.Module, num_params: int) -> None:
+    if not callable(net):
+        raise TypeError(_checks.expected("net", "a module", repr(net)))
     got = _size(net, "out_shape")
     what = f"{num_params} outputs for each element, as {reader} takes"
     _checks.require(got in (None, num_params), "net", what, got)

@@ -214,7 +214,9 @@ class ArrayDataset(Dataset[Any]):
 
         Raises:
             TypeError: If the array is memory-mapped.
+            ValueError: If there is no such device.
         """
+        device = _checks.device("device", device)
         moved = copy.copy(self)
         for name in ("_x", "_target", "labels", "_rows"):
             value = getattr(self, name)

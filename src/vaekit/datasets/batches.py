@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from vaekit import _checks
 from vaekit.datasets.arrays import ArrayDataset, from_tensors
 
-__all__ = ["ArrayBatches", "Batch", "batches", "is_batch", "loader", "size", "unpack"]
+__all__ = ["ArrayBatches", "Batch", "batches", "beginning", "is_batch", "loader", "size", "unpack"]
 
 
 class Batch(NamedTuple):
@@ -49,8 +49,8 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If a mapping has no ``x``, a pair was promised and none came, or the target has
-            another number of elements.
+        ValueError: If a mapping has no ``x``, a pair was promised and none came, or the target or
+            the labels are another number of elements.
 
     Example:
         >>> unpack((torch.zeros(8, 2), torch.arange(8))).x.shape
@@ -80,7 +80,11 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             raise ValueError(_checks.expected("pairs", what, got))
         if pairs:
             return Batch(x, _target(x, rest[0]), rest[1] if len(rest) > 1 else None)
-        return Batch(x, x, rest[0] if rest else None)
+        y = rest[0] if rest else None
+        if isinstance(y, Tensor | np.ndarray) and y.ndim and len(y) != len(x):
+            what = f"one for each of the {len(x)} elements of x"
+            raise ValueError(_checks.expected("y", what, f"shape {tuple(y.shape)}"))
+        return Batch(x, x, y)
     if isinstance(batch, Tensor | np.ndarray):
         if pairs:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
@@ -244,6 +248,25 @@ def size(data: Any) -> int | None:
         except TypeError:
             return None
     return 0 if hasattr(data, "__len__") and not len(data) else None
+
+
+def beginning(data: Any, count: int) -> Any:
+    """Return the first elements of data that can be asked for some; None of others (streams)."""
+    if isinstance(data, Tensor | np.ndarray):
+        return data[:count]
+    if isinstance(data, ArrayDataset):
+        return data.subset(range(min(count, len(data))))
+    if isinstance(data, list):
+        return data[:1]
+    collate = None
+    if isinstance(data, DataLoader):
+        if data.batch_size is None or isinstance(data.dataset, IterableDataset):
+            return None
+        data, count, collate = data.dataset, data.batch_size, data.collate_fn
+    if isinstance(data, IterableDataset) or not _is_dataset(data):
+        return None
+    first = Subset(data, range(min(count, len(data))))
+    return DataLoader(first, count, collate_fn=collate)
 
 
 def element_shape(data: Any) -> torch.Size | None:

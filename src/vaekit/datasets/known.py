@@ -261,7 +261,10 @@ def _open(name: str, root: str | Path | None, download: bool, **options: Any) ->
             if not download:
                 raise
             return make(root, download=True, **options)
-    except (RuntimeError, OSError, ImportError, ValueError, AssertionError) as error:
+    except (
+        *(RuntimeError, OSError, ImportError, ValueError),
+        *(AssertionError, KeyError),  # of a file that is of another kind than its name
+    ) as error:
         hint = "Put the files there, or name another folder in VAEKIT_DATA."
         raise FileNotFoundError(
             _checks.expected("root", f"a folder that holds {name}", f"{root} ({error})", hint)

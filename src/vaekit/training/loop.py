@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaekit import _checks, datasets, storage
-from vaekit.datasets.batches import element_shape
+from vaekit.datasets.batches import beginning, element_shape
 from vaekit.objectives import Objective, Term
 from vaekit.training import sharding
 from vaekit.training.checkpoints import Checkpoints, Position, Writer
@@ -31,11 +32,10 @@ from vaekit.training.measures import (
     device_of,
     dtype_of,
     evaluate,
-    named_device,
 )
 from vaekit.training.optimizers import Inner, make_optimizer, worded
 from vaekit.training.passes import Passes
-from vaekit.training.randomness import fork_seed
+from vaekit.training.randomness import fork_seed, random_states, set_random_states
 from vaekit.training.rows import Callback, Rows
 from vaekit.training.terminal import Bar, interruptible
 from vaekit.training.trackers import trackers, tracking
@@ -168,8 +168,8 @@ def fit(
             comes; the numbers are read some steps at a time, and the parameters are still left
             as they were before a step whose loss is not finite. The optimiser is Adam or AdamW with
             ``fused=True``; its learning rate and the weights of terms may change at each step, and
-            so may what `Term.set_step` writes into a tensor, but what else the model does in Python
-            is done as it is captured and not again. Goes with ``compile``, and not with several
+            so may what ``Term.set_step`` writes into a tensor, but what else the model does in
+            Python is done as it is captured and not again. Goes with ``compile``, and not with several
             processes, ``accumulate``, ``recompute``, ``precision="fp16"`` or terms that train
             parameters of their own.
         progress: Whether to show a bar.
@@ -222,7 +222,7 @@ def fit(
     from accelerate.utils import set_seed
 
     objective = check_parts(model, objective)
-    home = named_device("shard", shard) if isinstance(shard, str) else device_of(model)
+    home = _checks.device("shard", shard) if isinstance(shard, str) else device_of(model)
     world = World.joined(home)
     _say_ignored(precision, accumulate, shard)
     divided = divided and world.size > 1
@@ -311,21 +311,33 @@ def fit(
     averaged = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     shown: Any = model if averaged is None else averaged.module
 
-    def measure(step: int) -> dict[str, float] | None:
+    def measure(step: int, part: Any = None) -> dict[str, float] | None:
+        """Evaluate on the validation data, or on a part of them without metrics."""
         if validation is None:
             return None
-        return evaluate(
-            shown,
-            objective,
-            validation,
-            batch_size=batch_size,
-            pairs=pairs,
-            samples=samples,
-            corruption=corruption,
-            precision=precision,
-            metrics=metrics,
-            step=step,
-        )
+        with ExitStack() as renamed:
+            for name in ("x", "target", "batch", "data"):
+                renamed.enter_context(_checks.calling(name, "validation"))
+            return evaluate(
+                shown,
+                objective,
+                validation if part is None else part,
+                batch_size=batch_size,
+                pairs=pairs,
+                samples=samples,
+                corruption=corruption,
+                precision=precision,
+                metrics=metrics if part is None else None,
+                step=step,
+            )
+
+    def look_at_validation() -> None:
+        """Have what does not fit of the first batch found before anything is trained."""
+        part = None if validation is None else beginning(validation, batch_size)
+        if part is not None:
+            states = random_states(device)
+            measure(0, part)
+            set_random_states(device, states)
 
     history = History(seed=seed, versions=versions())
     tracked: list[Callback] = [*callbacks]
@@ -473,6 +485,8 @@ def fit(
             Bar(total_steps, progress and world.leads, step) as bar,
         ):
             tracked[:0] = loggers
+            if not step and not spread:  # whose pieces every process would have to ask
+                world.agreed(look_at_validation)
             while not done:
                 epoch += 1
                 batch_index = writer.passed - 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -206,7 +207,14 @@ class Passes:
         self, x: Tensor, target: Tensor, context: Tensor | None
     ) -> tuple[dict[str, Tensor], VAEOutput | None]:
         out = self._infer(x, context)
-        return self._objective.values(out, target), out if self._keeping else None
+        with self._naming(x, target):
+            values = self._objective.values(out, target)
+        return values, out if self._keeping else None
+
+    def _naming(self, x: Tensor, target: Tensor) -> AbstractContextManager[None]:
+        """Have errors of a likelihood, which calls its data x, name a target that differs."""
+        differs = target is not x and self._fast is None  # a graph raises none
+        return _checks.calling("x", "target") if differs else nullcontext()
 
     def _infer(self, x: Tensor, context: Tensor | None) -> VAEOutput:
         out = self._how(self._model, x, context)
@@ -359,7 +367,9 @@ class Passes:
         """Return what a piece adds to the terms of one value for each element."""
         added = {}
         for term in (term for term, _ in self._objective.pairs if not term.statistic):
-            for name, value in term.values(out, piece.target).items():
+            with self._naming(piece.x, piece.target):
+                values = term.values(out, piece.target)
+            for name, value in values.items():
                 what = "terms of one value for each element, or of statistic = True"
                 _checks.require(value.ndim > 0, "objective", what, f"a scalar from {term!r}")
                 added[name] = value[: piece.count].sum() * piece.share
