@@ -169,9 +169,9 @@ def fit(
             as they were before a step whose loss is not finite. The optimiser is Adam or AdamW with
             ``fused=True``; its learning rate and the weights of terms may change at each step, and
             so may what ``Term.set_step`` writes into a tensor, but what else the model does in
-            Python is done as it is captured and not again. Goes with ``compile``, and not with several
-            processes, ``accumulate``, ``recompute``, ``precision="fp16"`` or terms that train
-            parameters of their own.
+            Python is done as it is captured and not again. Goes with ``compile``, and not with
+            several processes, ``accumulate``, ``recompute``, ``precision="fp16"`` or terms that
+            train parameters of their own.
         progress: Whether to show a bar.
         metrics: By name, metrics of torchmetrics (or whatever has ``update``, ``compute`` and
             ``reset``) of ``(x_hat, target)``, taken over the validation data beside the terms.
