@@ -308,6 +308,19 @@ def test_distributions(case) -> None:
     assert ((draws.mean(0) - p.entropy()).abs() < 5 * spread + 1e-5).all()  # rounding, of constants
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_half_precision_takes_its_own_pictures(dtype, device) -> None:
+    model = build().to(device, dtype)
+    x = torch.rand(6, 2, 4, device=device).round().to(dtype)
+    pictures = [model.reconstruct(x), model(x).x_hat, model.decode(model.encode_to_latent(x, 3))]
+    pictures += [model.sample(6), model.sample(6, draw=True)]
+    for each in pictures:
+        assert each.dtype == dtype
+        assert model.encode(each.reshape(-1, 2, 4)).mean.isfinite().all()
+    with torch.autocast(device.type, torch.bfloat16):  # which keeps single what it can
+        assert build().to(device).reconstruct(x.float()).dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_autocast_stays_finite(dtype, device) -> None:
     model = build().to(device)

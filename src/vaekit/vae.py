@@ -178,7 +178,7 @@ class VAEOutput:
     @property
     def x_hat(self) -> Tensor:
         """The reconstruction to look at, ``(B, *event)``, which is the likelihood's mean."""
-        return self.likelihood.mean
+        return _as_latents(self.likelihood.mean, self.z)
 
 
 class VAE(Pretrained):
@@ -358,7 +358,7 @@ class VAE(Pretrained):
         """
         if z.requires_grad and _checks.eager():  # others the decoder looks at
             _checks.no_nan("z", z)
-        return self._decode(z, context).mean
+        return _as_latents(self._decode(z, context).mean, z)
 
     def forward(
         self, x: Any, samples: int | None = None, context: Context | None = None
@@ -446,7 +446,7 @@ class VAE(Pretrained):
                 what, got = f"one of {z.device.type}, where the prior draws", generator.device.type
                 raise ValueError(_checks.expected("generator", what, f"one of {got}"))
             given = self._decode(z, context)
-            return given.sample() if draw else given.mean
+            return _as_latents(given.sample() if draw else given.mean, z)
 
     def _as_context(self, context: Context | None) -> Tensor | None:
         """Make a tensor of it, on the model's device."""
@@ -500,6 +500,12 @@ class VAE(Pretrained):
         pairs = ((batch.x.to(at), batch.y) for batch in datasets.batches(data))
         parts = [function(*self._unpacked(pair, None)) for pair in pairs]
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
+
+
+def _as_latents(x: Tensor, z: Tensor) -> Tensor:
+    """Return data in the half precision of a model that has it, as its encoder takes them."""
+    half = z.dtype.itemsize < 4 and not torch.is_autocast_enabled(z.device.type)
+    return x.to(z.dtype) if half else x
 
 
 def rebuilding(posterior: Any, calls: Any, latent: Any) -> tuple[Any, tuple[Tensor, ...]]:
