@@ -371,6 +371,7 @@ def test_bits_per_dimension(refuses) -> None:
 @pytest.mark.parametrize(
     ("make", "bad", "words"),
     [
+        (lk.Gaussian, math.inf, ["finite values", "the first at (1, 2)"]),
         (lk.Laplace, math.inf, ["finite values", "to inf that"]),
         (lambda shape: lk.StudentT(shape, 3), -math.inf, ["finite values", "from -inf"]),
         (lk.ContinuousBernoulli, 1.25, ["[0, 1]", "from 0 to 1.25"]),

@@ -187,8 +187,8 @@ class DiagonalGaussian(Reparameterized):
         """
         if self._validate_args:
             check_value(self, value)
-            if _checks.eager():
-                _checks.no_nan("x", value)
+            if _checks.eager() and not math.isfinite(value.detach().sum().item()):
+                _checks.finite("x", value)
         squared = (value - self.mu).square() * (-self._log_variance).exp()
         return -0.5 * (squared + (self._log_variance + _LOG_2PI))
 
@@ -199,7 +199,7 @@ class DiagonalGaussian(Reparameterized):
             ``value: (..., *event)``, returns ``(*batch,)`` broadcast with the front of ``value``.
 
         Raises:
-            ValueError: If the shape does not fit, or if ``value`` holds NaN.
+            ValueError: If the shape does not fit, or if ``value`` holds NaN or infinite values.
         """
         return sum_event(self, self.log_prob_by_dimension(value))
 
