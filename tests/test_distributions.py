@@ -45,6 +45,44 @@ class TestDiagonalGaussian:
         kl = td.kl_divergence(p, standard)
         torch.testing.assert_close(vk.kl_divergence(q), kl, rtol=2e-6, atol=1e-5)
 
+    @given(seed=seeds, batch=batches, dim=dims, spread=st.sampled_from([0.1, 1.0, 10.0]))
+    def test_in_the_usual_range_float32_is_normal_in_float64_to_rounding(
+        self, seed: int, batch: int, dim: int, spread: float
+    ) -> None:
+        """Values and gradients, each to a few roundings of what adds up in it."""
+        generator = torch.Generator().manual_seed(seed)
+        mu, x = spread * torch.randn(2, batch, dim, generator=generator)
+        logvar = 20 * torch.rand(batch, dim, generator=generator) - 10
+
+        def of(q: td.Distribution, p: td.Distribution, *params: torch.Tensor) -> list[torch.Tensor]:
+            values = [q.log_prob(x.to(params[0].dtype)), q.entropy(), td.kl_divergence(q, p)]
+            slopes = [
+                torch.autograd.grad(value.sum(), params, retain_graph=True, materialize_grads=True)
+                for value in values
+            ]
+            return values + [slope for both in slopes for slope in both]
+
+        single = [each.clone().requires_grad_() for each in (mu, logvar)]
+        mine = of(DiagonalGaussian(*single), StandardGaussian(torch.zeros(dim)), *single)
+        double = [each.double().requires_grad_() for each in (mu, logvar)]
+        q = td.Independent(td.Normal(double[0], (0.5 * double[1]).exp()), 1)
+        p = td.Independent(td.Normal(torch.zeros(dim, dtype=f64), 1.0), 1)
+        theirs = of(q, p, *double)
+        off, variance, size = (x - mu).abs(), logvar.exp(), logvar.abs()
+        scales = [
+            (off.square() / variance + size + 2).sum(-1),
+            (size + 3).sum(-1),
+            (mu.square() + variance + 1 + size).sum(-1),
+            off / variance,
+            off.square() / variance + 1,
+            torch.zeros_like(mu),
+            torch.ones_like(mu),
+            mu.abs(),
+            variance + 1,
+        ]
+        for one, other, scale in zip(mine, theirs, scales, strict=True):
+            assert ((one - other).abs() <= 8 * torch.finfo(torch.float32).eps * scale).all()
+
     def test_the_same_noise_gives_the_same_draw_as_normal(self) -> None:
         q = draw(0, 5, 3)
         torch.manual_seed(1)

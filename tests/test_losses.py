@@ -198,6 +198,44 @@ class TestKL:
         (gradient,) = torch.autograd.grad(kl.sum(), params)
         assert torch.equal(gradient.sign(), params.sign())
 
+    @given(
+        data=st.data(),
+        batch=st.integers(2, 6),
+        dim=st.integers(1, 4),
+        likelihood=st.sampled_from(["Bernoulli", "Gaussian"]),
+        more=st.sampled_from(["KL", "TotalCorrelation", "DecomposedKL"]),
+    )
+    def test_whatever_comes_out_of_an_encoder_whole_objectives_are_finite(
+        self, data: st.DataObject, batch: int, dim: int, likelihood: str, more: str
+    ) -> None:
+        torch.manual_seed(0)
+        numbers = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
+        drawn = data.draw(st.lists(numbers, min_size=2 * batch * dim, max_size=2 * batch * dim))
+        params = torch.tensor(drawn).view(batch, 2 * dim).requires_grad_()
+        model = vk.VAE(
+            vk.Encoder(torch.nn.Identity(), vk.GaussianLatent(dim)),
+            vk.Decoder(vk.networks.mlp(dim, [16], 4), getattr(vk.likelihoods, likelihood)(4)),
+        )
+        objective = {
+            "KL": vk.Reconstruction() + vk.KL(),
+            "TotalCorrelation": (
+                vk.Reconstruction() + vk.KL() + 5 * vk.TotalCorrelation(dataset_size=100)
+            ),
+            "DecomposedKL": vk.Reconstruction() + vk.DecomposedKL(1, 6, 1, dataset_size=100),
+        }[more]
+        x = torch.ones(batch, 4)
+        out = model(params)
+        loss, _ = objective(out, x, 0)
+        assert loss.isfinite()
+        (gradient,) = torch.autograd.grad(loss, params)
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+        # A draw of these variances may point anywhere through the decoder, but not the KL.
+        kl = vk.kl_divergence(model.encode(params), out.prior)
+        (back,) = torch.autograd.grad(kl.sum(), params)
+        away = params.abs() > 1e-5
+        assert torch.equal(back.sign()[away], params.sign()[away])
+
 
 class TestTotalCorrelation:
     def test_zero_for_independent_latents(self) -> None:
