@@ -10,7 +10,7 @@ types:
 	$(PYTHON) -m mypy
 
 layers:
-	lint-imports
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 api:
 	$(PYTHON) tools/api.py
@@ -19,7 +19,7 @@ test:
 	$(PYTHON) -m pytest
 
 doctest:
-	$(PYTHON) -m pytest --doctest-modules src/vaekit docs/_ext
+	$(PYTHON) -m pytest -n0 --doctest-modules src/vaekit docs/_ext
 	$(PYTHON) -m sphinx -q -b doctest docs docs/_build/doctest
 
 docs:
