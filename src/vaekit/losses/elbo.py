@@ -221,9 +221,9 @@ def total_correlation(
 
     References:
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
-        2018, equation 2 and appendix C (the weights with their places mended: the own component's
-        lies on the diagonal); S. Watanabe, *Information Theoretical Analysis of Multivariate
-        Correlation*, 1960.
+        2018, equation 2 and appendix C, whose weights single out one other component for what is
+        left over; these are their symmetric form, in which all others share it. S. Watanabe,
+        *Information Theoretical Analysis of Multivariate Correlation*, 1960.
     """
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
