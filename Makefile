@@ -8,6 +8,7 @@ lint:
 
 types:
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --config-file benchmarks/mypy.ini
 
 layers:
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()"

@@ -33,7 +33,7 @@ def work(flush: bool, pipe: Connection) -> None:
     data, _ = training.images(train=True)
     quarters = [vk.datasets.from_tensors(part) for part in data.chunk(training.QUARTERS)]
     torch.manual_seed(0)
-    epoch = training.with_fit(quarters, "cpu")
+    epoch = training.with_fit(quarters, "cpu", epochs=1)
     while (quarter := pipe.recv()) is not None:
         started = time.perf_counter()
         epoch(quarter)

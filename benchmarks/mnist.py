@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import results
+import torch
 from training import BATCH, make_model
 
 import vaekit as vk
@@ -31,7 +32,8 @@ def main() -> None:
     train, test = (part.to(args.device) for part in vk.datasets.mnist(download=False))
     rows, final = [], {}
     for seed in args.seeds:
-        model = make_model(args.device, seed=seed)
+        torch.manual_seed(seed)
+        model = make_model(args.device)
         history = vk.fit(
             model,
             vk.Reconstruction() + vk.KL(),

@@ -103,7 +103,7 @@ def pytorch_examples(clone: Path, parts: int, batch: int, device: str) -> tuple[
     ]
 
     def epoch(part: int) -> None:
-        script.train_loader = loaders[part]
+        script.train_loader = loaders[part]  # type: ignore[attr-defined]  # of the script
         with _quiet():
             script.train(1)
 
