@@ -56,7 +56,7 @@ def exact_gradient(samples: int) -> Tensor:
     mu, logvar, x = copies(1)
     z = mu + (0.5 * logvar).exp() * noise
     q = DiagonalGaussian(mu, logvar)
-    log_weights = importance_log_weights(decode(z), q, prior(), x, z)
+    log_weights = importance_log_weights(decode(z), q, prior(), x.expand(z.shape[1:]), z)
     loss = -(mass / mass.sum() * variational_bound(log_weights)).sum()
     return torch.cat(grad(loss, (mu, logvar)), 1)[0]
 

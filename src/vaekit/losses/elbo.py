@@ -1,6 +1,7 @@
 """The evidence lower bound, and its KL in parts."""
 
 import math
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
@@ -63,9 +64,25 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
     References:
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
+    _check_paired(likelihood, x)
     if isinstance(likelihood, IndependentBernoulli):
         return likelihood.cross_entropy(x)
     return -likelihood.log_prob(x)
+
+
+def _check_paired(likelihood: Distribution, x: Tensor) -> None:
+    """Say so where broadcasting would set elements beside the decoded ones of others."""
+    batch, event = likelihood.batch_shape, likelihood.event_shape
+    _checks.trailing_shape("x", x, event)
+    front = x.shape[: x.ndim - len(event)]
+    if front == batch[len(batch) - len(front) :] and (front or not batch):
+        return
+    shape = ", ".join(map(str, [*batch[-1:], *event]))
+    hint = ""
+    if front[:1] == batch[-1:]:
+        own = tuple(x.shape[1:])
+        hint = f"If these are the data meant, it is the likelihood's shape that is to be {own}."
+    raise ValueError(_checks.expected("x", f"shape ({shape})", tuple(x.shape), hint))
 
 
 @overload
@@ -142,7 +159,10 @@ def kl_divergence(
     check_comparable(q, p)
     if z is None:
         z = q.rsample()
-    _checks.trailing_shape("z", z, (*q.batch_shape, *q.event_shape))
+    shape = (*q.batch_shape, *q.event_shape)
+    _checks.trailing_shape("z", z, shape)
+    what = f"shape {shape}, or that of K draws, {('K', *shape)}".replace("'", "")
+    _checks.require(z.ndim <= 1 + len(shape), "z", what, tuple(z.shape))
     if _checks.eager():
         _checks.no_nan("z", z)
     return over_draws(q.log_prob(z) - p.log_prob(z), len(q.batch_shape))
@@ -288,6 +308,8 @@ def decompose_kl(
         R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
         2018, equation 2.
     """
+    if not isinstance(prior, Distribution):
+        raise TypeError(_checks.expected("prior", "a distribution", type(prior).__name__))
     check_comparable(posterior, prior)
     what, batch = "one for all elements, without a batch", prior.batch_shape
     _checks.require(batch.numel() == 1, "prior", what, f"batch {tuple(batch)}")
@@ -318,6 +340,10 @@ def _posterior_and_prior(
     if posterior.event_shape != prior.event_shape:
         what = f"the posterior's event shape, {tuple(posterior.event_shape)}"
         raise ValueError(_checks.expected("prior", what, tuple(prior.event_shape)))
+    batch = posterior.batch_shape
+    if _checks.broadcast(prior.batch_shape, batch) is None:
+        what = f"a batch that fits the posterior's, {tuple(batch)}"
+        raise ValueError(_checks.expected("prior", what, tuple(prior.batch_shape)))
     return posterior, prior
 
 
@@ -347,12 +373,16 @@ def _aggregate_log_densities(
         _checks.no_nan("z", z)
     batch = len(z)
     if estimator == "exact" and dataset_posterior is not None:
+        event = dataset_posterior.event_shape
+        what = f"a posterior over {tuple(posterior.event_shape)}, as posterior is"
+        _checks.require(event == posterior.event_shape, "dataset_posterior", what, tuple(event))
         posterior, size = dataset_posterior, dataset_posterior.batch_shape.numel()
         own = others = -math.log(size)
     else:
-        if dataset_size is None or dataset_size < batch:
+        whole = isinstance(dataset_size, Integral) and dataset_size >= batch
+        if dataset_size is None or not whole:
             what = f"the number of elements of the data set, at least {batch}"
-            raise ValueError(_checks.expected("dataset_size", what, dataset_size))
+            raise ValueError(_checks.expected("dataset_size", what, repr(dataset_size)))
         size = batch
         own = others = -math.log(dataset_size * batch)
         if estimator == "stratified":
