@@ -78,7 +78,8 @@ class ArrayDataset(Dataset[Any]):
         dtype: torch.dtype | None = None,
         classes: Sequence[str] = (),
     ) -> None:
-        _checks.one_of("binarize", binarize, get_args(Binarize))
+        self.threshold = check_binarisation(binarize, threshold)
+        seed = _checks.seed("seed", seed)
         self._x = _as_array("x", x)
         self._target = None if target is None else _as_array("target", target)
         names: Sequence[str] = ()
@@ -90,9 +91,6 @@ class ArrayDataset(Dataset[Any]):
                 what = f"one for each of the {len(self._x)} elements of x"
                 raise ValueError(_checks.expected(argument, what, len(other)))
         self.binarize = binarize
-        self.threshold = _checks.number("threshold", threshold, above=0)
-        if self.threshold > 1:
-            raise ValueError(_checks.expected("threshold", "a number in (0, 1]", threshold))
         default_scale = 255 if self._x.dtype in (torch.uint8, np.uint8) else 1
         self._scale = default_scale if scale is None else _checks.number("scale", scale, above=0)
         self._target_scale: float = 1
@@ -104,6 +102,7 @@ class ArrayDataset(Dataset[Any]):
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(_checks.expected("dtype", "a floating-point dtype of torch's", dtype))
         self.classes = tuple(classes or names)
+        self._check_classes()
         self._rows: Tensor | None = None
         if binarize != "none":
             self._check_unit_interval()
@@ -198,6 +197,7 @@ class ArrayDataset(Dataset[Any]):
         Raises:
             ValueError: If they do not add up, or a part would be empty.
         """
+        seed = _checks.seed("seed", seed)
         lengths = list(parts)
         if abs(sum(parts) - 1) < 1e-6:
             lengths = [round(part * len(self)) for part in parts[:-1]]
@@ -287,6 +287,15 @@ class ArrayDataset(Dataset[Any]):
                 got = f"x from {x.min():g} to {x.max():g}, {self._x.dtype}"
                 what = f"values in [0, 1] where binarize={self.binarize!r}"
                 raise ValueError(_checks.expected("x", what, got, "Set scale= to what is 1."))
+
+    def _check_classes(self) -> None:
+        """Say so where a label counts further than the classes that it is to be one of."""
+        labels = self.labels
+        if not self.classes or labels is None or labels.ndim > 1 or labels.is_floating_point():
+            return
+        highest = int(labels.max()) if labels.dtype != torch.bool else 1
+        what = f"a name for each label, which are numbers up to {highest}"
+        _checks.require(highest < len(self.classes), "classes", what, f"{len(self.classes)} names")
 
     def _draw_once(self, seed: int) -> None:
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -379,6 +388,14 @@ def _as_array(argument: str, value: Any) -> Array:
     if isinstance(array, Tensor) and array.is_floating_point():
         _checks.no_nan(argument, array)
     return array
+
+
+def check_binarisation(binarize: Any, threshold: Any) -> float:
+    """Say which ways of binarising there are, and return the threshold, a number in (0, 1]."""
+    _checks.one_of("binarize", binarize, get_args(Binarize))
+    found = _checks.number("threshold", threshold, above=0)
+    _checks.require(found <= 1, "threshold", "a number in (0, 1]", threshold)
+    return found
 
 
 def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:

@@ -69,7 +69,8 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             got = f"keys {list(batch)}"
             raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
         x, target = _tensor(batch["x"]), batch.get("target")
-        return Batch(x, x if target is None else _target(x, target), batch.get("y"))
+        target = x if target is None else _target(x, target)
+        return Batch(x, target, _labels(x, batch.get("y")))
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor | np.ndarray):
         x, rest = _tensor(batch[0]), list(batch[1:])
         if pairs and not rest:
@@ -79,12 +80,8 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             got = "batches (a, b) of one shape, where b may be a target or a label"
             raise ValueError(_checks.expected("pairs", what, got))
         if pairs:
-            return Batch(x, _target(x, rest[0]), rest[1] if len(rest) > 1 else None)
-        y = rest[0] if rest else None
-        if isinstance(y, Tensor | np.ndarray) and y.ndim and len(y) != len(x):
-            what = f"one for each of the {len(x)} elements of x"
-            raise ValueError(_checks.expected("y", what, f"shape {tuple(y.shape)}"))
-        return Batch(x, x, y)
+            return Batch(x, _target(x, rest[0]), _labels(x, rest[1] if len(rest) > 1 else None))
+        return Batch(x, x, _labels(x, rest[0] if rest else None))
     if isinstance(batch, Tensor | np.ndarray):
         if pairs:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
@@ -109,6 +106,17 @@ def _target(x: Tensor, value: Any) -> Tensor:
         what = f"one for each of the {len(x)} elements of x"
         raise ValueError(_checks.expected("target", what, f"shape {tuple(target.shape)}"))
     return target
+
+
+def _labels(x: Tensor, y: Any) -> Any:
+    """Return the labels, of which there is to be one for each element where they are counted."""
+    arrays = isinstance(y, Tensor | np.ndarray) and y.ndim
+    listed = isinstance(y, list | tuple) and not any(isinstance(each, Tensor) for each in y)
+    if (arrays or listed) and len(y) != len(x):
+        what = f"one for each of the {len(x)} elements of x"
+        got = f"shape {tuple(y.shape)}" if arrays else len(y)
+        raise ValueError(_checks.expected("y", what, got))
+    return y
 
 
 def _tensor(value: Any) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, Binarize
+from vaekit.datasets.arrays import ArrayDataset, Binarize, check_binarisation
 
 __all__ = ["image_folder"]
 
@@ -47,6 +47,7 @@ def image_folder(
     """
     from PIL import Image, ImageOps
 
+    check_binarisation(binarize, threshold)  # before anything is read
     path = Path(path)
     height, width = _height_and_width(size)
     if channels not in _MODES:

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, Binarize
+from vaekit.datasets.arrays import ArrayDataset, Binarize, check_binarisation
 
 __all__ = ["celeba", "cifar10", "digits", "fashion_mnist", "kmnist", "mnist"]
 
@@ -215,7 +215,9 @@ def _from_torchvision(
     seed: int,
     download: bool,
 ) -> tuple[ArrayDataset, ...]:
-    _checks.one_of("binarize", binarize, get_args(Binarize))  # before anything is downloaded
+    check_binarisation(binarize, threshold)  # before anything is downloaded
+    if validation != 0:
+        _checks.positive_int("validation", validation)
 
     def part(train: bool) -> ArrayDataset:
         held = _open(name, root, download, train=train)
