@@ -46,6 +46,7 @@ class TestObjective:
             "Reconstruction() + 4 * KL()",
             "0.5 * Reconstruction() + Linear(start=0, end=4, steps=10) * KL()",
             "Reconstruction() + KL(method='monte_carlo') + 5 * TotalCorrelation(dataset_size=9)",
+            "KL() + 2 * KL(method='analytic', name='other')",
             "Reconstruction() + DecomposedKL(total_correlation=6, estimator='weighted')",
         ],
     )

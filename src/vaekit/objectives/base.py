@@ -4,6 +4,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from inspect import signature
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -177,7 +178,7 @@ class Term(nn.Module, ABC):
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
         if name is None:
-            name = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+            name = self._usual_name()
         _checks.require(name != "loss", "name", "another than the total's", repr(name))
         self.name = name
 
@@ -225,9 +226,15 @@ class Term(nn.Module, ABC):
         """Return the options, which are those of the function that the term calls."""
         return {option: getattr(self, option) for option in self._usual}
 
+    def _usual_name(self) -> str:
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
     def __repr__(self) -> str:
         options = self._options().items()
-        shown = (f"{key}={value!r}" for key, value in options if value != self._usual[key])
+        shown = [f"{key}={value!r}" for key, value in options if value != self._usual[key]]
+        named = signature(type(self)).parameters.get("name")
+        if named is not None and self.name not in (named.default, self._usual_name()):
+            shown.append(f"name={self.name!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
