@@ -55,7 +55,11 @@ BARS = [
     (PYTHAE, BF16, "at least", 2.0),
     (SCRIPT, BF16, "at least", 4.0),
 ]
-BARS_OF_A_GPU = [(BY_HAND, CAPTURED, "at least", 5.0), (BY_HAND, BOTH, "at least", 5.0)]
+BARS_OF_A_GPU = [
+    (FIT, BY_HAND, "at most", 1.1),
+    (BY_HAND, CAPTURED, "at least", 5.0),
+    (BY_HAND, BOTH, "at least", 5.0),
+]
 
 
 @dataclass

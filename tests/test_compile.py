@@ -10,7 +10,16 @@ def test_everything_compiles_into_one_graph(request: pytest.FixtureRequest) -> N
     here = Path(__file__).parent
     device = request.config.getoption("--device")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", here / "compiled_cases.py", "--device", device],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            here / "compiled_cases.py",
+            "--device",
+            device,
+        ],
         env=os.environ | {"VAEKIT_UNCHECKED": "1"},
         cwd=here.parent,
         capture_output=True,

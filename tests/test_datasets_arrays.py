@@ -176,7 +176,7 @@ def test_from_tensors_takes_what_the_class_takes() -> None:
         "scale": 2.0,
         "seed": 3,
         "dtype": torch.float64,
-        "classes": ("a",),
+        "classes": tuple("abcdefghi"),
     }
     x = torch.rand(9, 2)
     one, other = (make(x, range(9), x, **options) for make in (from_tensors, ArrayDataset))

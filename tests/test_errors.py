@@ -1,11 +1,13 @@
 """Errors that say what came in, where something else would have come of it."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import annotations_unchecked
 from models import elbo, tiny
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,11 +33,89 @@ def test_nan_in_latents_that_have_a_gradient(refuses) -> None:
     refuses(ValueError, lambda: tiny().decode(z), "z", "3, 2")
 
 
-@pytest.mark.parametrize("y", [torch.arange(19), np.arange(21)], ids=["fewer", "more"])
+@pytest.mark.parametrize("y", [torch.arange(19), np.arange(21), [1, 2]], ids=["-", "+", "list"])
 def test_labels_of_another_length(y, refuses) -> None:
-    refuses(ValueError, lambda: unpack((X, y)), "y", "20", f"({len(y)},)")
-    refuses(ValueError, lambda: vk.fit(tiny(), elbo(), [(X, y)], epochs=1, progress=False), "y")
+    forms = [((X, y), {}), ({"x": X, "y": y}, {}), ((X, X, y), {"pairs": True})]
+    for batch, options in forms:
+        refuses(ValueError, lambda b=batch, o=options: unpack(b, **o), "y", "20", str(len(y)))
+        options = options | {"epochs": 1, "progress": False}
+        refuses(ValueError, lambda b=batch, o=options: vk.fit(tiny(), elbo(), [b], **o), "y")
     assert unpack((X, torch.tensor(3))).y == 3
+    assert unpack((X, [torch.arange(20)] * 2)).y[0] is not None  # several labels, as collated
+
+
+def test_names_of_fewer_classes_than_labels_count(refuses) -> None:
+    few = lambda: from_tensors(X, labels=range(20), classes=["a", "b"])  # noqa: E731
+    refuses(ValueError, few, "classes", "up to 19", "2 names")
+    assert from_tensors(X, labels=[0, 1] * 10, classes=["a", "b"]).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x", "shape"),
+    [
+        (vk.likelihoods.Bernoulli((8, 8)), X, "(1, 8, 8)"),
+        (vk.likelihoods.Gaussian(64), X.flatten(1)[:, None], "(1, 64)"),
+        (vk.likelihoods.Gaussian(64), X.flatten(1)[0], ""),
+        (vk.likelihoods.Gaussian(64), X.flatten(1)[:1], ""),
+    ],
+    ids=["images", "rows", "one without a batch", "one"],
+)
+def test_elements_are_not_set_beside_those_of_others(likelihood, x, shape: str, refuses) -> None:
+    latent = vk.GaussianLatent(2)
+    encoder = vk.Encoder(vk.networks.mlp(64, [8], latent.num_params), latent)
+    model = vk.VAE(encoder, vk.Decoder(vk.networks.mlp(2, [8], 64), likelihood))
+    for samples in (None, 3):
+        out = model(X, samples)
+        refuses(ValueError, lambda o=out: vk.reconstruction(o.likelihood, x), "x", "(20, ", shape)
+    if shape:
+        refuses(ValueError, lambda: vk.fit(model, elbo(), x, epochs=1, progress=False), "x", shape)
+        refuses(ValueError, lambda: vk.training.evaluate(model, elbo(), x), "x", shape)
+        measure = vk.metrics.negative_log_likelihood
+        refuses(ValueError, lambda: measure(model, x, samples=2), "x", shape)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=str)
+def test_an_empty_batch_is_called_so(options, refuses) -> None:
+    for data in ([X[:0]], [X, X[:0]]):
+        fit = lambda d=data: vk.fit(tiny(), elbo(), d, epochs=1, progress=False, **options)  # noqa: E731
+        refuses(ValueError, fit, "data", "at least one element in each batch", "none")
+
+
+def test_options_are_looked_at_before_files(tmp_path: Path, refuses) -> None:
+    nowhere = tmp_path / "nowhere"
+    for make in (mnist, lambda path, **given: vk.datasets.image_folder(path, 8, **given)):
+        for name, value in (("binarize", "dynamc"), ("threshold", 5)):
+            refuses(ValueError, lambda m=make, g={name: value}: m(nowhere, **g), name, str(value))
+    for value in (-1, 0.5):
+        refuses(ValueError, lambda v=value: mnist(nowhere, validation=v), "validation", str(value))
+
+
+def test_seeds_and_decays_that_are_none(refuses) -> None:
+    run = lambda **given: vk.fit(tiny(), elbo(), X, epochs=1, progress=False, **given)  # noqa: E731
+    for seed in ("a", 1.5):
+        refuses(TypeError, lambda s=seed: run(seed=s), "seed", "a whole number", repr(seed))
+        refuses(TypeError, lambda s=seed: from_tensors(X).split(0.5, 0.5, seed=s), "seed")
+        refuses(TypeError, lambda s=seed: from_tensors(X, binarize="static", seed=s), "seed")
+    refuses(ValueError, lambda: run(ema="x"), "ema", "'x'")
+    with annotations_unchecked():
+        assert json.dumps(run(seed=np.int64(3)).to_dict())
+
+
+def test_divergences_of_batches_that_do_not_fit(refuses) -> None:
+    of = lambda *shape: vk.distributions.DiagonalGaussian(torch.zeros(shape), torch.zeros(shape))  # noqa: E731
+    q, z = of(4, 3), torch.zeros(4, 3)
+    for method in ("analytic", "monte_carlo"):
+        kl = lambda m=method: vk.kl_divergence(q, of(5, 3), method=m)  # noqa: E731
+        refuses(ValueError, kl, "prior", "(4,)", "(5,)")
+    draws = torch.zeros(2, 2, 4, 3)
+    many = lambda: vk.kl_divergence(q, z=draws, method="monte_carlo")  # noqa: E731
+    refuses(ValueError, many, "z", "(K, 4, 3)", "(2, 2, 4, 3)")
+    refuses(TypeError, lambda: vk.decompose_kl(q, None, z, dataset_size=9), "prior", "NoneType")
+    for size in ("10", 10.7):
+        tc = lambda s=size: vk.total_correlation(q, z, dataset_size=s)  # noqa: E731
+        refuses(ValueError, tc, "dataset_size", "at least 4", str(size))
+    other = lambda: vk.total_correlation(q, z, estimator="exact", dataset_posterior=of(9, 2))  # noqa: E731
+    refuses(ValueError, other, "dataset_posterior", "(3,)", "(2,)")
 
 
 def test_what_is_no_module_generator_or_device(refuses) -> None:
@@ -43,6 +123,10 @@ def test_what_is_no_module_generator_or_device(refuses) -> None:
     refuses(TypeError, lambda: vk.Encoder("abc", latent), "net", "'abc'")
     refuses(TypeError, lambda: vk.Decoder(None, likelihood), "net", "None")
     refuses(TypeError, lambda: tiny().sample(3, generator=0), "generator", "torch.Generator")
+    zeros = torch.zeros(3, 2)
+    draw = lambda: tiny().reparameterize(zeros, zeros, generator=3)  # noqa: E731
+    refuses(TypeError, draw, "generator", "torch.Generator", "3")
+    refuses(TypeError, lambda: tiny().decode([[0.0, 0.0]]), "z", "a tensor", "list")
     refuses(ValueError, lambda: from_tensors(X).to("gpu"), "device", "'gpu'")
 
 

@@ -64,6 +64,14 @@ def number(argument: str, value: Any, *, low: float = -math.inf, above: float = 
     return result
 
 
+def seed(argument: str, value: Any) -> int:
+    """Return a seed as an int that JSON can hold, or say that it is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(expected(argument, "a whole number", repr(value))) from None
+
+
 def one_of(argument: str, value: object, options: Sequence[str]) -> None:
     """Say which options there are when ``value`` is none of them."""
     if value not in options:

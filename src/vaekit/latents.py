@@ -133,6 +133,9 @@ class GaussianLatent(Latent):
         References:
             D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, section 2.4.
         """
+        if generator is not None and not isinstance(generator, Generator):
+            what = "a torch.Generator, or None"
+            raise TypeError(_checks.expected("generator", what, repr(generator)))
         return DiagonalGaussian(mu, logvar).rsample(torch.Size(), generator)
 
 

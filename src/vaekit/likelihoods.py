@@ -131,8 +131,9 @@ class Bernoulli(Likelihood):
         ``shape``.
 
     Raises:
-        ValueError: If the parameters have another shape or hold NaN; and from the distribution's
-            ``log_prob``, if the data lie outside its support.
+        ValueError: If the parameters have another shape; and from the distribution's ``log_prob``,
+            if the data lie outside its support, or if the parameters hold NaN and no gradient is
+            asked for (in training it is the loss that is NaN then, as `vaekit.fit` says).
 
     Example:
         >>> likelihood = Bernoulli((1, 28, 28))

@@ -356,6 +356,8 @@ class VAE(Pretrained):
         Raises:
             ValueError: If the last dimension of ``z`` is not the latent's, or it holds NaN.
         """
+        if not isinstance(z, Tensor):
+            raise TypeError(_checks.expected("z", "a tensor", type(z).__name__))
         if z.requires_grad and _checks.eager():  # others the decoder looks at
             _checks.no_nan("z", z)
         return _as_latents(self._decode(z, context).mean, z)

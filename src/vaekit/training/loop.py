@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -250,13 +251,15 @@ def fit(
     if cuda_graph:
         _check_captured(objective, home, world, accumulate, precision, recompute)
     if ema is not None:
-        _checks.require(0 < ema < 1, "ema", "a decay between 0 and 1, such as 0.999", ema)
+        what = "a decay between 0 and 1, such as 0.999"
+        _checks.require(isinstance(ema, Real) and 0 < ema < 1, "ema", what, repr(ema))
     if clip_grad_norm is not None:
         _checks.number("clip_grad_norm", clip_grad_norm, above=0)
     if learning_rate is not None:
         _checks.number("learning_rate", learning_rate, above=0)
         what = "None beside an optimizer, which has a rate of its own"
         _checks.require(optimizer is None, "learning_rate", what, learning_rate)
+    seed = None if seed is None else _checks.seed("seed", seed)
     checkpoints = _as_checkpoints(checkpoint, resume)
     # Before anything is written, whatever is wrong with them.
     made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
@@ -496,6 +499,10 @@ def fit(
                     else:
                         batch = datasets.unpack(raw, pairs=pairs)
                         count = len(batch.x)
+                        if not count:
+                            what = "at least one element in each batch"
+                            got = f"none in batch {batch_index}"
+                            raise ValueError(_checks.expected("data", what, got))
                     x = batch.x.to(device, non_blocking=True)
                     target = x
                     if batch.target is not batch.x:

@@ -1,4 +1,4 @@
-"""Measuring an objective over data, and how a batch goes through a model."""
+"""Measuring an objective over data."""
 
 import inspect
 import math
