@@ -38,6 +38,10 @@ def digits(
         ``(train, test)``, or ``(train, validation, test)`` where a number was asked for; images of
         (1, 8, 8) in [0, 1], with their labels.
 
+    Raises:
+        ValueError: If ``binarize`` is unknown, ``threshold`` outside (0, 1], or nothing is left to
+            train on.
+
     Example:
         >>> train, test = digits(binarize="dynamic")
         >>> train
@@ -89,6 +93,8 @@ def mnist(
     Raises:
         FileNotFoundError: If the files are not there and cannot be downloaded.
         ImportError: If torchvision, which reads the files, is missing or does not fit torch.
+        ValueError: If ``binarize`` is unknown, ``threshold`` outside (0, 1], or ``validation`` no
+            number of images that leaves some to train on.
 
     References:
         Y. LeCun, C. Cortes and C. J. C. Burges, *The MNIST Database of Handwritten Digits*, 1998.
