@@ -59,16 +59,23 @@ class Checkpoints:
         _checks.positive_int("keep", self.keep)
 
     def start(self, resume: bool) -> dict[str, Any] | None:
-        """Return the newest whole checkpoint to go on from, or None where there is none at all."""
+        """Return the newest whole checkpoint to go on from, or None where a run begins.
+
+        A checkpoint of no steps is of a run that failed before its first one: it hinders no other.
+        """
         folder = Path(self.folder)
         found, damaged = _files(folder), sorted(folder.glob("step-*.damaged"))
-        if found and not resume and _step(found[0]):  # one of no steps is of a run that failed
+        if found and not resume and _step(found[0]):
             what = "a folder without checkpoints, or resume=True"
             got = f"{folder} with one of step {_step(found[0])}"
             raise ValueError(_checks.expected("checkpoint", what, got))
         if damaged and not found:
             raise storage.DamagedFileError(damaged[-1], "there is no other checkpoint beside it")
         storage.sweep(folder)
+        if not resume:
+            for path in found:
+                path.unlink(missing_ok=True)
+            return None
         return _newest(found, aside=True) if found else None
 
     def save(self, step: int, state: dict[str, Any], history: History) -> None:
