@@ -140,6 +140,9 @@ NETS = {
         nn.Sequential(nn.Identity(), nn.Flatten(), nn.LayerNorm(36), nn.PReLU()),
         nn.Linear(36, 4),
     ),
+    "pools": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d((3, 2)), nn.AdaptiveMaxPool2d(1), nn.Flatten()
+    ),
     "one layer twice": lambda: nn.Sequential(
         nn.Flatten(), *[nn.Linear(64, 64)] * 2, *[nn.Tanh()] * 2, nn.Linear(64, 4, bias=False)
     ),
@@ -330,6 +333,13 @@ class TestModelsThatWouldComeBackAsOthers:
         other = again(model, tmp_path)
         flags = [[p.requires_grad for p in each.parameters()] for each in (model, other)]
         assert flags[0] == flags[1]
+        given = vk.VAE.from_pretrained(tmp_path, model=tiny())
+        assert flags[0] == [p.requires_grad for p in given.parameters()]
+
+    def test_arguments_are_looked_at_before_files(self, tmp_path: Path, refuses) -> None:
+        load = vk.VAE.from_pretrained
+        refuses(ValueError, lambda: load(tmp_path / "none", device="nope"), "device", "'nope'")
+        refuses(TypeError, lambda: load(tmp_path, classes=Last), "classes", "a list", "[Last]")
 
     def test_a_layer_that_was_derived(self, tmp_path: Path) -> None:
         class Mine(nn.Linear):
@@ -391,6 +401,12 @@ class TestAttacks:
     def test_a_huge_description(self, folder: Path) -> None:
         tampered(folder, "config.json", lambda content: content + b" " * 10_000_000)
         with pytest.raises(DamagedFileError, match="larger than any description"):
+            vk.VAE.from_pretrained(folder)
+
+    def test_nan_in_a_description(self, folder: Path) -> None:
+        tampered(folder, "config.json", lambda content: content.replace(b"false", b"NaN", 1))
+        assert "NaN" in (folder / "config.json").read_text()
+        with pytest.raises(DamagedFileError, match="NaN among its numbers"):
             vk.VAE.from_pretrained(folder)
 
     def test_a_deep_description(self, folder: Path) -> None:

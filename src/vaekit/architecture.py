@@ -23,7 +23,7 @@ _NOT_TOLD = ("self", "device", "dtype", "validate_args")
 _TORCH = {"torch.nn": nn.Module, "torch.distributions": Distribution}
 _OF_MODULES = frozenset(vars(nn.Module())) | frozenset(dir(nn.Module))
 #: Classes of torch.nn that build others, or copies of what they are given: more than they say.
-_BUILDERS = ("Module", "Transformer", "DataParallel", "Adaptive", "Parameter", "Buffer")
+_BUILDERS = ("Module", "Transformer", "DataParallel", "AdaptiveLog", "Parameter", "Buffer")
 
 
 class UndescribedError(TypeError):

@@ -116,10 +116,15 @@ class Pretrained(nn.Module):
         Raises:
             DamagedFileError: If a file is not as it was written, or no model can be built from it.
             FileNotFoundError: If there is no such folder, or a file is missing.
-            TypeError: If it is a model of another class.
+            TypeError: If it is a model of another class, or ``classes`` is no list.
             ValueError: If the weights do not fit the model or hold NaN, a class is not among
-                ``classes``, or a model is needed and there is none.
+                ``classes``, the device is not there, or a model is needed and there is none.
         """
+        if device is not None:
+            device = _checks.device("device", device)
+        if isinstance(classes, type):
+            hint = f"That of one is [{classes.__name__}]."
+            raise TypeError(_checks.expected("classes", "a list of classes", classes, hint))
         folder = _folder(source, revision)
         config = _config(folder / _CONFIG)
         state = _tensors(folder / _WEIGHTS, config)
@@ -129,6 +134,8 @@ class Pretrained(nn.Module):
         if not isinstance(found, cls):
             raise TypeError(_checks.expected("source", f"a {cls.__name__}", type(found).__name__))
         _give(found, state)
+        for name, parameter in found.named_parameters():
+            parameter.requires_grad_(name not in config["frozen"])
         return found.eval().to(device)
 
     def push_to_hub(
@@ -333,8 +340,6 @@ def _built(
         raise DamagedFileError(folder / _CONFIG, what) from error
     if not isinstance(model, nn.Module):
         raise DamagedFileError(folder / _CONFIG, "it describes no model")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in config["frozen"])
     return model
 
 
@@ -364,7 +369,8 @@ def _config(path: Path) -> dict[str, Any]:
     if size > _LARGEST_CONFIG:
         raise DamagedFileError(path, f"it is larger than any description, {size} bytes")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config: dict[str, Any] = json.loads(text, parse_constant=_infinite)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(path, f"it is no JSON ({error})") from error
     known = isinstance(config, dict) and isinstance(config.get("format"), int)
@@ -374,6 +380,13 @@ def _config(path: Path) -> dict[str, Any]:
         versions = config.get("versions")
         raise DamagedFileError(path, f"it is of a newer format; written by {versions}")
     return config
+
+
+def _infinite(word: str) -> float:
+    """Return what JSON has no number for, unless it is none at all."""
+    if word == "NaN":
+        raise ValueError("NaN among its numbers")
+    return float(word)
 
 
 def _tensors(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
