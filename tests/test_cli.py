@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,28 @@ def test_a_run_that_failed_before_it_began_may_be_begun_anew(tmp_path: Path, cap
     assert "Grey levels" in fails(capsys, *command, "--likelihood", "bernoulli")
     assert main([*command, "--binarize", "dynamic"]) == 0
     assert "without a run, or --resume" in fails(capsys, *command)
+
+
+def test_a_run_that_was_cut_off_or_damaged(run: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "history.json").write_text('{"step": [1')
+    assert "history.json" in fails(capsys, "report", str(folder))
+    shutil.rmtree(folder / "model")
+    for command in ("sample", "evaluate", "report"):
+        said = fails(capsys, command, str(folder))
+        assert f"a run that has ended, got {folder}, without a model" in said
+        assert f"vaekit train --resume --out {folder}" in said
+    (folder / "config.json").write_text('{"data": ')
+    assert f"RUN: expected whole files, got {folder / 'config.json'}" in fails(
+        capsys, "sample", str(folder)
+    )
+
+
+def test_a_single_number_is_no_data(tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "one.npy", np.float32(3))
+    said = fails(capsys, "train", str(tmp_path / "one.npy"), "--out", str(tmp_path / "run"), *SMALL)
+    assert "data: expected an array of elements, got a single number" in said
 
 
 def test_a_cell_without_a_number_is_named(tmp_path: Path, capsys) -> None:

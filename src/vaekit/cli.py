@@ -300,7 +300,7 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     model, test = _trained(args), _test_data(args)
-    history = History(**json.loads((args.folder / "history.json").read_text(encoding="utf-8")))
+    history = History(**_read_json(args.folder / "history.json"))
     out = args.out or args.folder / "report.html"
     title = f"Report of {args.folder.name}"
     if _read_config(args.folder)["standardize"]:
@@ -430,7 +430,9 @@ def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Se
     try:
         if path.suffix == ".npy":
             _checks.require(label is None, "--label", "none for a .npy file", label)
-            return np.load(path, mmap_mode="r", allow_pickle=False), None, (), ()
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            _checks.require(array.ndim > 0, "data", "an array of elements", "a single number")
+            return array, None, (), ()
         if path.suffix == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if label is not None:
@@ -525,7 +527,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "the folder of a run, with its config.json"
         raise FileNotFoundError(_checks.expected("RUN", what, folder))
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = _read_json(path)
     if not isinstance(config, dict) or not {"data", "recipe", "version"} <= config.keys():
         what = "the folder of a run, or one without a config.json"
         raise ValueError(_checks.expected("RUN", what, f"{path}, of something else"))
@@ -536,7 +538,19 @@ def _trained(args: argparse.Namespace) -> VAE:
     """Return the model of a run."""
     _read_config(args.folder)  # which says so where it is no run
     device = _checks.device("--device", args.device)
+    if not (args.folder / "model").is_dir():
+        hint = f"vaekit train --resume --out {args.folder} ends one that was cut off."
+        what, got = "a run that has ended", f"{args.folder}, without a model"
+        raise FileNotFoundError(_checks.expected("RUN", what, got, hint))
     return VAE.from_pretrained(args.folder / "model", device=device)
+
+
+def _read_json(path: Path) -> Any:
+    """Read a file of a run, or name it where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(_checks.expected("RUN", "whole files", f"{path}: {error}")) from error
 
 
 def _test_data(args: argparse.Namespace) -> datasets.ArrayDataset:
