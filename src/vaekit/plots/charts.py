@@ -32,7 +32,7 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
 
     Raises:
         KeyError: If there is no such term.
-        TypeError: If it is no `History`.
+        TypeError: If it is no ``History``.
     """
     if not isinstance(history, History):
         hint = "History(**found) makes one of what to_dict gave."
