@@ -423,9 +423,9 @@ def test_mnist_to_a_known_loss(mnist_root: str) -> None:
     likelihood = vk.likelihoods.Bernoulli((1, 28, 28), grey_levels=True)
     model = tiny((1, 28, 28), dim=20, likelihood=likelihood, width=400)
     history = run(model, data=train, batch_size=128, epochs=1, validation=test)
-    # The script of pytorch/examples, a loop written by hand and `fit` all end their first epoch
-    # within 0.3 of this (docs/results/training-cpu.json): some five of its standard errors.
-    assert abs(history.validation["loss"][0] - 127.65) < 0.8
+    # The mean of twenty runs of a loop written by hand, which deviate from it by 0.62
+    # (docs/results/training-cpu.json); four times that bounds one run.
+    assert abs(history.validation["loss"][0] - 127.65) < 2.5
 
 
 class Stream(IterableDataset):

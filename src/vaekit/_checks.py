@@ -72,6 +72,12 @@ def seed(argument: str, value: Any) -> int:
         raise TypeError(expected(argument, "a whole number", repr(value))) from None
 
 
+def generator(value: Any) -> None:
+    """Say so where what is to draw is neither None nor a generator."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(expected("generator", "a torch.Generator, or None", repr(value)))
+
+
 def one_of(argument: str, value: object, options: Sequence[str]) -> None:
     """Say which options there are when ``value`` is none of them."""
     if value not in options:

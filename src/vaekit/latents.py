@@ -130,12 +130,14 @@ class GaussianLatent(Latent):
         Shape:
             ``mu, logvar: (*batch, dim)``, returns ``(*batch, dim)``.
 
+        Raises:
+            TypeError: If ``generator`` is none.
+            ValueError: If the shapes do not fit, or ``mu`` or ``logvar`` holds NaN.
+
         References:
             D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, section 2.4.
         """
-        if generator is not None and not isinstance(generator, Generator):
-            what = "a torch.Generator, or None"
-            raise TypeError(_checks.expected("generator", what, repr(generator)))
+        _checks.generator(generator)
         return DiagonalGaussian(mu, logvar).rsample(torch.Size(), generator)
 
 

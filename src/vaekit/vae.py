@@ -354,6 +354,7 @@ class VAE(Pretrained):
             ``z: (*batch, dim)``, returns ``(*batch, *event)``.
 
         Raises:
+            TypeError: If ``z`` is no tensor.
             ValueError: If the last dimension of ``z`` is not the latent's, or it holds NaN.
         """
         if not isinstance(z, Tensor):
@@ -538,12 +539,10 @@ def calls_of(module: Any) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
 @contextmanager
 def _drawing_from(generator: Generator | None) -> Iterator[None]:
     """Let torch's global generator stand in for another, which then goes on from where it came."""
+    _checks.generator(generator)
     if generator is None:
         yield
         return
-    if not isinstance(generator, Generator):
-        what = "a torch.Generator, or None"
-        raise TypeError(_checks.expected("generator", what, repr(generator)))
     cuda = generator.device.type == "cuda"
     module = torch.cuda if cuda else torch.random
     devices = [generator.device] if cuda else []

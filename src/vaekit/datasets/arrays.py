@@ -51,7 +51,8 @@ class ArrayDataset(Dataset[Any]):
     Raises:
         TypeError: If ``x`` is no array of numbers.
         ValueError: If ``x`` is empty or holds NaN, if ``labels`` or ``target`` has another length,
-            if ``binarize`` is unknown, or if binarisation is asked of values outside [0, 1].
+            if ``classes`` has fewer names than labels count, if ``binarize`` is unknown, or if
+            binarisation is asked of values outside [0, 1].
 
     Example:
         >>> data = ArrayDataset(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels=range(100))

@@ -177,10 +177,12 @@ class Term(nn.Module, ABC):
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
-        if name is None:
-            name = self._usual_name()
+        usual = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        name = usual if name is None else name
         _checks.require(name != "loss", "name", "another than the total's", repr(name))
         self.name = name
+        asked = signature(type(self)).parameters.get("name")
+        self._named = asked is not None and name not in (asked.default, usual)
 
     @abstractmethod
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Tensor:
@@ -226,15 +228,10 @@ class Term(nn.Module, ABC):
         """Return the options, which are those of the function that the term calls."""
         return {option: getattr(self, option) for option in self._usual}
 
-    def _usual_name(self) -> str:
-        return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-
     def __repr__(self) -> str:
         options = self._options().items()
         shown = [f"{key}={value!r}" for key, value in options if value != self._usual[key]]
-        named = signature(type(self)).parameters.get("name")
-        if named is not None and self.name not in (named.default, self._usual_name()):
-            shown.append(f"name={self.name!r}")
+        shown += [f"name={self.name!r}"] * self._named
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
