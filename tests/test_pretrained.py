@@ -1,6 +1,9 @@
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -494,14 +497,15 @@ class TestAttacks:
         wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
         model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
         model.save_pretrained(folder)
-        tensors, _ = storage.read_tensors(folder / "arguments.safetensors")
+        (told,) = folder.glob("arguments-*.safetensors")
+        tensors, _ = storage.read_tensors(told)
         loc, scale = sorted(tensors)
         if value:
             tensors[loc].fill_(value)
         else:  # as many numbers as their product
             tensors = {loc: torch.zeros(40_000, 1), scale: torch.ones(1, 40_000)}
-        storage.write_tensors(folder / "arguments.safetensors", tensors, {})
-        tampered(folder, "arguments.safetensors", bytes)
+        storage.write_tensors(told, tensors, {})
+        tampered(folder, told.name, bytes)
         with pytest.raises(ValueError, match=r"expected no NaN|larger than the weights"):
             vk.VAE.from_pretrained(folder)
 
@@ -591,8 +595,7 @@ class TestFiles:
     def test_nothing_else_is_there(self, tmp_path: Path) -> None:
         tiny().save_pretrained(tmp_path / "new", text="Of digits.")
         found = sorted(path.name for path in (tmp_path / "new").iterdir())
-        names = ["README.md", "arguments.safetensors", "config.json", "model.safetensors"]
-        assert found == names
+        assert found == ["README.md", "config.json", "model.safetensors"]
         card = (tmp_path / "new" / "README.md").read_text()
         assert card.startswith("---\nlibrary_name: vaekit\n")
         assert "Of digits." in card
@@ -632,6 +635,8 @@ class TestFiles:
         self, place: int, tmp_path: Path, monkeypatch
     ) -> None:
         model, write, left = tiny(), storage.write_tensors, place
+        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
         model.save_pretrained(tmp_path)
 
         def full(*args) -> None:
@@ -643,14 +648,35 @@ class TestFiles:
 
         monkeypatch.setattr(storage, "write_tensors", full)
         with pytest.raises(OSError, match="No space"):
-            tiny(width=8).save_pretrained(tmp_path)
+            model.save_pretrained(tmp_path)
         assert alike(vk.VAE.from_pretrained(tmp_path), model)
         assert len(list(tmp_path.iterdir())) == 4
+
+    def test_a_process_killed_at_any_renaming(self, tmp_path: Path) -> None:
+        script = Path(__file__).with_name("killed_saves.py")
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert not done.returncode, done.stderr
+        ends = json.loads(done.stdout)
+        assert [each["renamed"] for each in ends] == [0, 1, 2, 3, 4, 5]
+        assert [each["signal"] for each in ends] == [signal.SIGKILL] * 5 + [0]
+        # What described both models has its name second, and the weights have it third.
+        assert [each["model"] for each in ends] == ["old"] * 3 + ["new"] * 3
+        assert all(each["saved_again"] == "newest" for each in ends)
 
     def test_a_page_of_ones_own_is_left(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("My project")
         tiny().save_pretrained(tmp_path)
         assert (tmp_path / "README.md").read_text() == "My project"
+
+    def test_a_folder_has_no_revisions(self, tmp_path: Path, refuses) -> None:
+        tiny().save_pretrained(tmp_path)
+        words = "revision: expected None", "'v1'"
+        refuses(ValueError, lambda: vk.VAE.from_pretrained(tmp_path, revision="v1"), *words)
 
     def test_a_mistyped_path_is_no_repository(self, tmp_path: Path, monkeypatch, refuses) -> None:
         (tmp_path / "runs").mkdir()

@@ -24,8 +24,9 @@ __all__ = ["Pretrained"]
 _P = TypeVar("_P", bound="Pretrained")
 
 _FORMAT = 1  # raised where what older versions wrote is no longer read as they meant it
-_CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
-_CARD = "README.md"
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+_ARGUMENTS = "arguments*.safetensors"  # whose name holds their sum, for one never to replace others
+_IS_ARGUMENTS = re.compile(r"arguments(-[0-9a-f]{16})?\.safetensors")
 _LARGEST_CONFIG = 10_000_000  # bytes
 _SPARE = 4_000_000  # numbers that parts may hold beside their weights, like masks
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # any of one another
@@ -69,11 +70,12 @@ class Pretrained(nn.Module):
         model of the same parts.
 
         Args:
-            folder: Where to; it is made. What it holds of a model is written over.
+            folder: Where to; it is made. What it holds of a model is replaced, by the renaming of
+                one file: wherever a process is killed, there is the one model or the other.
             text: What the card says of the model.
 
         Raises:
-            OSError: If a file cannot be written; each is there whole or not at all.
+            OSError: If a file cannot be written; what was there is then untouched.
             TypeError: If the state of a part is no tensor.
             ValueError: If the weights are spread over processes.
 
@@ -118,7 +120,8 @@ class Pretrained(nn.Module):
             FileNotFoundError: If there is no such folder, or a file is missing.
             TypeError: If it is a model of another class, or ``classes`` is no list.
             ValueError: If the weights do not fit the model or hold NaN, a class is not among
-                ``classes``, the device is not there, or a model is needed and there is none.
+                ``classes``, the device is not there, a revision is asked of a folder, or a model is
+                needed and there is none.
         """
         if device is not None:
             device = _checks.device("device", device)
@@ -126,7 +129,7 @@ class Pretrained(nn.Module):
             hint = f"That of one is [{classes.__name__}]."
             raise TypeError(_checks.expected("classes", "a list of classes", classes, hint))
         folder = _folder(source, revision)
-        config = _config(folder / _CONFIG)
+        config = _config(folder)
         state = _tensors(folder / _WEIGHTS, config)
         found: Any = model
         if model is None:
@@ -165,7 +168,12 @@ class Pretrained(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             why = _save(self, Path(folder), text, repo_id)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(folder_path=folder, repo_id=url.repo_id, commit_message=message)
+            api.upload_folder(
+                folder_path=folder,
+                repo_id=url.repo_id,
+                commit_message=message,
+                delete_patterns=[_ARGUMENTS],
+            )
         _warn_of(why)
         return str(url)
 
@@ -195,22 +203,52 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     config = {"library": "vaekit", "format": _FORMAT, "versions": versions, "frozen": frozen}
     config |= {"model": described, "not_described": why}
-    # All is written before any of it has its name, so that a full disk leaves what was there.
+    # All is written before any of it has its name, so that a full disk leaves what was there; and
+    # what describes both models has its name before the weights, whose renaming then decides.
     with ExitStack() as stack:
-        written: dict[str, Path] = {}
-        for name, tensors in ((_WEIGHTS, state), (_ARGUMENTS, arguments)):
-            written[name] = stack.enter_context(storage.scratch(folder))
-            storage.write_tensors(written[name], tensors, {"format": "pt"})
-        config["sums"] = {name: storage.sum_of(path) for name, path in written.items()}
-        for name, content in ((_CARD, card), (_CONFIG, json.dumps(config, indent=1) + "\n")):
-            written[name] = stack.enter_context(storage.scratch(folder))
-            written[name].write_text(content, encoding="utf-8")
-        if not _is_ours(folder / _CARD):
-            written.pop(_CARD)
-        for name, path in written.items():
-            storage.commit(path, folder / name)
+        weights, told, both, last, page = (
+            stack.enter_context(storage.scratch(folder)) for _ in range(5)
+        )
+        storage.write_tensors(weights, state, {"format": "pt"})
+        sums = config["sums"] = {_WEIGHTS: storage.sum_of(weights)}
+        if arguments:
+            storage.write_tensors(told, arguments, {"format": "pt"})
+            sums[_named(told)] = storage.sum_of(told)
+        before = _before(folder)
+        both.write_text(_json(config | {"before": before}), encoding="utf-8")
+        last.write_text(_json(config), encoding="utf-8")
+        page.write_text(card, encoding="utf-8")
+        if arguments:
+            storage.commit(told, folder / _named(told))
+        if before is not None:
+            storage.commit(both, folder / _CONFIG)
+        storage.commit(weights, folder / _WEIGHTS)
+        storage.commit(last, folder / _CONFIG)
+        if _is_ours(folder / _CARD):
+            storage.commit(page, folder / _CARD)
+    for path in folder.glob(_ARGUMENTS):
+        if _IS_ARGUMENTS.fullmatch(path.name) and path.name not in sums:
+            path.unlink(missing_ok=True)
     storage.sweep(folder)
     return why
+
+
+def _named(arguments: Path) -> str:
+    return f"arguments-{storage.sum_of(arguments)}.safetensors"
+
+
+def _json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=1) + "\n"
+
+
+def _before(folder: Path) -> dict[str, Any] | None:
+    """Return the description of the model that a folder holds already, if it holds one."""
+    try:
+        config = _config(folder)
+        whole = storage.sum_of(folder / _WEIGHTS) == config["sums"][_WEIGHTS]
+    except (OSError, DamagedFileError, KeyError):
+        return None
+    return config if whole else None
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -305,7 +343,10 @@ def _finder(classes: Iterable[type], rooms: Sequence[str]) -> Callable[[str], ty
     def find(name: str) -> type:
         kind = torch_class(name) or public.get(name) or own.get(name)
         if not isinstance(kind, type):
-            what, hint = f"{name!r} among them", "Nothing else is run that a file names."
+            hint = (
+                "Nothing else is run that a file names; with model=, of the same parts, nothing is."
+            )
+            what = f"{name!r} among them"
             raise _UnknownClassError(_checks.expected("classes", what, list(own), hint))
         return kind
 
@@ -328,9 +369,11 @@ def _built(
         hint = "It was saved without its parts, since they do not tell what they were made with: "
         what, why = "one of the same parts, to be given the weights", config.get("not_described")
         raise ValueError(_checks.expected("model", what, None, hint + str(why)))
-    arguments = _tensors(folder / _ARGUMENTS, config)
+    arguments: dict[str, Tensor] = {}
+    for name in filter(_IS_ARGUMENTS.fullmatch, config["sums"]):
+        arguments |= _tensors(folder / name, config)
     for name, value in arguments.items():
-        _checks.no_nan(f"{_ARGUMENTS}: {name}", value)
+        _checks.no_nan(f"arguments: {name}", value)
     try:
         model: Any = build(config["model"], arguments, find, _room(state, arguments))
     except _UnknownClassError:
@@ -346,6 +389,8 @@ def _built(
 def _folder(source: str | PathLike[str], revision: str | None) -> Path:
     folder = Path(source)
     if folder.is_dir():
+        what = "None for a folder, which has no other"
+        _checks.require(revision is None, "revision", what, repr(revision))
         return folder
     local = folder.parent != Path() and folder.parent.exists()  # a mistyped path, most likely
     if local or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", fspath(source)) is None:
@@ -362,7 +407,9 @@ def _is_ours(card: Path) -> bool:
     return not card.exists() or "Written by vaekit" in card.read_text(encoding="utf-8")
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, Any]:
+    """Read the description of the weights that a folder holds."""
+    path = folder / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(_checks.expected("source", "a folder with the file", path))
     size = path.stat().st_size
@@ -370,16 +417,29 @@ def _config(path: Path) -> dict[str, Any]:
         raise DamagedFileError(path, f"it is larger than any description, {size} bytes")
     try:
         text = path.read_text(encoding="utf-8")
-        config: dict[str, Any] = json.loads(text, parse_constant=_infinite)
+        config = _known(path, json.loads(text, parse_constant=_infinite))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, DamagedFileError):
+            raise
         raise DamagedFileError(path, f"it is no JSON ({error})") from error
+    before, weights = config.pop("before", None), folder / _WEIGHTS
+    if before is not None and weights.is_file():  # the writing of another model was cut off
+        before = _known(path, before)
+        if storage.sum_of(weights) != config["sums"].get(_WEIGHTS):
+            return before
+    return config
+
+
+def _known(path: Path, config: Any) -> dict[str, Any]:
+    """Look at what a file of JSON says."""
     known = isinstance(config, dict) and isinstance(config.get("format"), int)
     if not known or [type(config.get(name)) for name in ("sums", "frozen")] != [dict, list]:
         raise DamagedFileError(path, "it does not describe a model of vaekit")
     if config["format"] > _FORMAT:
         versions = config.get("versions")
         raise DamagedFileError(path, f"it is of a newer format; written by {versions}")
-    return config
+    found: dict[str, Any] = config
+    return found
 
 
 def _infinite(word: str) -> float:
