@@ -25,8 +25,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from vaekit import _checks, datasets
-from vaekit.networks import Context, as_context
+from vaekit import _checks, datasets, storage
+from vaekit.networks import Context, as_context, takes_context, with_context
 from vaekit.vae import VAE
 
 __all__ = [
@@ -68,13 +68,13 @@ class TensorEncoder(nn.Module):
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.encoder = model.encoder
-        self.takes_context = _takes_context(model.encoder)
+        self.takes_context = takes_context(model.encoder)
 
     def forward(
         self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
     ) -> dict[str, Tensor]:
         """Infer the parameters of the posterior of each element."""
-        posterior = _call(self.encoder, x, context)
+        posterior = with_context(self.encoder, context, x)
         if not isinstance(posterior, Iterable):
             return {"mean": posterior.mean}
         public = {name: part for name, part in vars(posterior).items() if not name.startswith("_")}
@@ -104,13 +104,13 @@ class TensorDecoder(nn.Module):
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.decoder = model.decoder
-        self.takes_context = _takes_context(model.decoder)
+        self.takes_context = takes_context(model.decoder)
 
     def forward(
         self, z: Float[Tensor, "batch dim"], context: Shaped[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch *event"]:
         """Return the mean of the likelihood: the picture to look at."""
-        mean: Tensor = _call(self.decoder, z, context).mean
+        mean: Tensor = with_context(self.decoder, context, z).mean
         return mean
 
 
@@ -134,14 +134,14 @@ class TensorAutoencoder(nn.Module):
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
-        self.takes_context = _takes_context(model.encoder) or _takes_context(model.decoder)
+        self.takes_context = takes_context(model.encoder) or takes_context(model.decoder)
 
     def forward(
         self, x: Shaped[Tensor, "batch *event"], context: Shaped[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, "batch *out"]:
         """Reconstruct each element."""
-        z = _call(self.encoder, x, context).mean
-        mean: Tensor = _call(self.decoder, z, context).mean
+        z = with_context(self.encoder, context, x).mean
+        mean: Tensor = with_context(self.decoder, context, z).mean
         return mean
 
 
@@ -245,7 +245,7 @@ def onnx(
                 _compare(each, file, tolerance)
                 _compare(each.first(), file, tolerance)
         for file in Path(scratch).iterdir():
-            file.replace(folder / file.name)
+            storage.commit(file, folder / file.name)
     return {each.name: folder / f"{each.name}.onnx" for each in traced}
 
 
@@ -310,17 +310,9 @@ def _traced(model: VAE, batch: Any, context: Context | None, parts: Sequence[str
     for part in parts:
         kind, first = _PARTS[part]
         module = kind(model)
-        names = [first, "context"] if _takes_context(module) else [first]
+        names = [first, "context"] if takes_context(module) else [first]
         traced.append(_Traced(part, module, {name: given[name] for name in names}))
     return traced
-
-
-def _takes_context(part: nn.Module) -> bool:
-    return bool(getattr(part, "takes_context", False))
-
-
-def _call(part: nn.Module, value: Tensor, context: Tensor | None) -> Any:
-    return part(value, context) if _takes_context(part) else part(value)
 
 
 def _program(traced: _Traced) -> ExportedProgram:

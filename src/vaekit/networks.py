@@ -417,6 +417,16 @@ def as_context(context: Any, device: torch.device | None = None) -> Tensor:
     return tensor
 
 
+def takes_context(part: Any) -> bool:
+    """Tell whether a network, or another part of a model, is called with a context."""
+    return bool(getattr(part, "takes_context", False))
+
+
+def with_context(part: Callable[..., Any], context: Any, *args: Tensor) -> Any:
+    """Call a part of a model, with the context where it takes one."""
+    return part(*args, context) if takes_context(part) else part(*args)
+
+
 def one_hot(labels: Shaped[Tensor, " batch"], size: int) -> Shaped[Tensor, "batch size"]:
     """Set labels as rows of zeros with a single one.
 
@@ -515,14 +525,13 @@ class FirstOf(nn.Module):
         _checks.require(_checks.positive_int("size", size) >= values, "size", what, size)
         self.net, self.size = net, size
         self.in_shape, self.out_shape = torch.Size((size,)), net.out_shape
-        self.takes_context = bool(getattr(net, "takes_context", False))
+        self.takes_context = takes_context(net)
 
     def forward(
         self, x: Shaped[Tensor, "batch size"], context: Shaped[Tensor, "batch ..."] | None = None
     ) -> Shaped[Tensor, "batch ..."]:
         """Put the first values through the network, with the context where it takes one."""
-        first = x[:, : self.net.in_shape.numel()]
-        out: Tensor = self.net(first, context) if self.takes_context else self.net(first)
+        out: Tensor = with_context(self.net, context, x[:, : self.net.in_shape.numel()])
         return out
 
 

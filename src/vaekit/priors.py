@@ -12,7 +12,7 @@ from vaekit.distributions import DiagonalGaussian, StandardGaussian
 from vaekit.distributions.detach import mapped
 from vaekit.distributions.flows import FlowDistribution, layers
 from vaekit.distributions.mixtures import mixture
-from vaekit.networks import Context, as_context, one_hot
+from vaekit.networks import Context, as_context, one_hot, takes_context
 
 __all__ = [
     "ConditionalPrior",
@@ -218,7 +218,7 @@ class VampPrior(nn.Module):
             within = bool(least >= low and most <= high)
             _checks.require(within, "pseudo_inputs", what, f"{least:g} to {most:g}", hint)
             raw = ((raw - low) / width).clamp(_MARGIN, 1 - _MARGIN).logit()
-        if getattr(encoder, "takes_context", False):
+        if takes_context(encoder):
             what = "one that takes no context, since the pseudo-inputs come with none"
             hint = "ConditionalPrior is a prior that takes one; any other goes without."
             got = f"{type(encoder).__name__} that takes one"

@@ -16,7 +16,7 @@ from vaekit.distributions import StandardGaussian, detached
 from vaekit.distributions.chains import tempered
 from vaekit.latents import GaussianLatent
 from vaekit.likelihoods import Likelihood
-from vaekit.networks import Context, as_context
+from vaekit.networks import Context, as_context, takes_context, with_context
 from vaekit.pretrained import Pretrained
 from vaekit.priors import Fixed, StandardNormal
 
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         _check_outputs(net, latent, num_params)
         self.net = net
         self.latent = latent
-        self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
+        self.takes_context = self.takes_context or takes_context(net)
 
     def forward(
         self, x: Shaped[Tensor, "batch *event"], context: Context | None = None
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         _check_outputs(net, likelihood, likelihood.num_params)
         self.net = net
         self.likelihood = likelihood
-        self.takes_context = self.takes_context or bool(getattr(net, "takes_context", False))
+        self.takes_context = self.takes_context or takes_context(net)
 
     def forward(
         self, z: Float[Tensor, "*batch dim"], context: Context | None = None
@@ -268,7 +268,7 @@ class VAE(Pretrained):
     def takes_context(self) -> bool:
         """Whether one of the parts takes a context."""
         parts = (self.encoder, self.decoder, self.prior)
-        return any(getattr(part, "takes_context", False) for part in parts)
+        return any(map(takes_context, parts))
 
     def encode(self, x: Any, context: Context | None = None) -> Any:
         """Infer the posterior; a Gaussian unpacks: ``mu, logvar = model.encode(x)``.
@@ -460,8 +460,7 @@ class VAE(Pretrained):
     def _ask(self, part: Callable[..., Any], context: Context | None, *args: Tensor) -> Any:
         """Call a part, with the context where it takes one."""
         context = self._as_context(context)
-        takes = getattr(part, "takes_context", False)
-        if takes and context is None:
+        if context is None and takes_context(part):
             what = f"one for each element, as {type(part).__name__} takes"
             raise TypeError(_checks.expected("context", what, None))
         if context is not None and not self.takes_context:
@@ -469,7 +468,7 @@ class VAE(Pretrained):
             hint = "vaekit.networks.Conditioned(net, size) makes a network that does."
             got = f"one of shape {tuple(context.shape)}"
             raise TypeError(_checks.expected("context", what, got, hint))
-        return part(*args, context) if takes else part(*args)
+        return with_context(part, context, *args)
 
     def _decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         _checks.trailing_shape("z", z, (self.latent_dim,))

@@ -11,8 +11,9 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, PointMass
 from vaekit.metrics.inputs import Values, as_tensor
-from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled, part_of
+from vaekit.metrics.likelihood import batches_of, bound_parts, importance_sampled
 from vaekit.metrics.means import Collected, Mean, described, mean_of, share_below
+from vaekit.networks import with_context
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -236,12 +237,12 @@ def _regret(
     """Fit the posterior of every element of a batch, and return what each gained."""
     mu, logvar = (parameter.detach().clone().requires_grad_() for parameter in posterior)
     with torch.no_grad():
-        prior: Distribution = part_of(model.prior, context)
+        prior: Distribution = with_context(model.prior, context)
 
     def loss() -> Tensor:
         own = DiagonalGaussian(mu, logvar)
         z = own.rsample((samples,))
-        distortion = losses.reconstruction(part_of(model.decoder, context, z), target).mean(0)
+        distortion = losses.reconstruction(with_context(model.decoder, context, z), target).mean(0)
         return distortion + losses.kl_divergence(own, prior, z=z)
 
     @torch.no_grad()

@@ -11,8 +11,9 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
-from vaekit.metrics.likelihood import batches_of, part_of, wide
+from vaekit.metrics.likelihood import batches_of, wide
 from vaekit.metrics.means import Mean, described, mean_of
+from vaekit.networks import takes_context, with_context
 from vaekit.training.measures import measuring
 from vaekit.vae import VAE
 
@@ -499,7 +500,7 @@ def posterior_collapse(
     means, drawn, totals, parts, worse = [], [], [], [], []
     with measuring(model, seed) as device:
         for x, _, context in batches_of(model, data, batch_size, device):
-            posterior, prior = model.encode(x, context), part_of(model.prior, context)
+            posterior, prior = model.encode(x, context), with_context(model.prior, context)
             z = posterior.rsample()
             total, by_dimension = _divergences(posterior, prior, z)
             posteriors.append(posterior)
@@ -515,7 +516,7 @@ def posterior_collapse(
         for x, target, context in batches_of(model, data, batch_size, device):
             own, other = model.encode(x, context).rsample(), others[start : start + len(x)]
             right, wrong = (
-                losses.reconstruction(part_of(model.decoder, context, z), target)
+                losses.reconstruction(with_context(model.decoder, context, z), target)
                 for z in (own, other)
             )
             worse.append((wide(wrong) - wide(right)).cpu())
@@ -550,11 +551,11 @@ def _rate(
     model: VAE, data: Any, draws: int, batch_size: int, chunk: int, seed: int, *, parts: bool
 ) -> RateParts:
     with measuring(model, seed) as device:
-        if getattr(model.prior, "takes_context", False):
+        if takes_context(model.prior):
             what = "a model whose prior is one for all elements"
             raise ValueError(_checks.expected("model", what, "one whose prior takes a context"))
         posteriors = _posteriors(model, data, batch_size, device)
-        prior = part_of(model.prior, None)
+        prior = with_context(model.prior, None)
         check_comparable(posteriors[0], prior)
         codes = _drawn(posteriors, draws, chunk, parts=parts)
         pieces = codes.z.split(chunk)

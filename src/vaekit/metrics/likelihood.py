@@ -1,7 +1,7 @@
 """How likely a model holds data to be: by importance sampling, by annealing, and in parts."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 from vaekit import _checks, datasets, losses
 from vaekit.distributions.supports import innermost
 from vaekit.metrics.means import Collected, Mean, described, mean_of
+from vaekit.networks import with_context
 from vaekit.training.measures import dtype_of, measuring
 from vaekit.vae import VAE
 
@@ -172,11 +173,11 @@ def importance_sampled(
 ) -> tuple[Tensor, Tensor]:
     """Return the estimate of each element of a batch, and how many draws its own are worth."""
     first = second = torch.full((len(x),), -math.inf, dtype=torch.double)
-    posterior, prior = model.encode(x, context), part_of(model.prior, context)
+    posterior, prior = model.encode(x, context), with_context(model.prior, context)
 
     def weigh(count: int) -> Tensor:  # what a chunk held is gone when the next is drawn
         z = posterior.rsample((count,))
-        likelihood = part_of(model.decoder, context, z)
+        likelihood = with_context(model.decoder, context, z)
         return losses.importance_log_weights(likelihood, posterior, prior, target, z)
 
     for count in _chunks(samples, chunk):
@@ -429,9 +430,9 @@ def bidirectional_monte_carlo(
         for rows in torch.arange(n).split(_checks.positive_int("batch_size", batch_size)):
             given = None if context is None else context[rows].to(device)
             with torch.no_grad():
-                prior = part_of(model.prior, given)
+                prior = with_context(model.prior, given)
                 z = prior.sample(() if prior.batch_shape else (len(rows),))
-                x = part_of(model.decoder, given, z).sample()
+                x = with_context(model.decoder, given, z).sample()
             run = _Annealing(model, x, given, chains, steps, leapfrog)
             lower.add(run.forward().logsumexp(0) - math.log(chains))
             upper.add(math.log(chains) - run.reverse(z).logsumexp(0))
@@ -454,7 +455,7 @@ class _Annealing:
         self.model, self.x, self.context, self.chains = model, x, context, chains
         self.leapfrog = _checks.positive_int("leapfrog", leapfrog)
         with torch.no_grad():
-            self.prior = part_of(model.prior, context)
+            self.prior: Distribution = with_context(model.prior, context)
         if innermost(self.prior.support) is not constraints.real:
             what = "a model whose latents are any real numbers"
             raise TypeError(_checks.expected("model", what, f"draws of {self.prior!r}"))
@@ -513,7 +514,7 @@ class _Annealing:
         """Return the energy in double precision, and its slope."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            energy = -self.prior.log_prob(z) - beta * self._log_prob(z)
+            energy: Tensor = -self.prior.log_prob(z) - beta * self._log_prob(z)
             (slope,) = torch.autograd.grad(energy.sum(), z)
         return wide(energy.detach()), slope.nan_to_num()
 
@@ -522,18 +523,15 @@ class _Annealing:
         return wide(self._log_prob(z)).cpu()
 
     def _log_prob(self, z: Tensor) -> Tensor:
-        return -losses.reconstruction(part_of(self.model.decoder, self.context, z), self.x)
+        fit: Tensor = losses.reconstruction(
+            with_context(self.model.decoder, self.context, z), self.x
+        )
+        return -fit
 
     @torch.no_grad()
     def _draw(self, chains: int) -> Tensor:
         whole = self.prior.batch_shape
         return self.prior.sample((chains,) if whole else (chains, len(self.x)))
-
-
-def part_of(
-    part: Callable[..., Distribution], context: Tensor | None, *args: Tensor
-) -> Distribution:
-    return part(*args, context) if getattr(part, "takes_context", False) else part(*args)
 
 
 def wide(values: Tensor) -> Tensor:

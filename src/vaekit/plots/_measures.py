@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from vaekit import _checks, datasets, metrics
-from vaekit.metrics.likelihood import part_of
 from vaekit.metrics.representation import scikit_learn
+from vaekit.networks import with_context
 from vaekit.plots._shared import Elements, codes, elements, loadable, one_label_each
 from vaekit.training.measures import device_of, dtype_of, measuring
 from vaekit.vae import VAE
@@ -521,9 +521,9 @@ def _beside(model: VAE, chosen: Chosen, n: int, seed: int) -> tuple[Tensor, Tens
     discrete = getattr(getattr(model.decoder, "likelihood", None), "discrete", False)
     with measuring(model, seed) as device, torch.no_grad():
         for part in elements(model, chosen.some(), device, n):
-            prior = part_of(model.prior, part.context)
+            prior = with_context(model.prior, part.context)
             z = prior.sample(() if prior.batch_shape else (len(part.x),))
-            given = part_of(model.decoder, part.context, z)
+            given = with_context(model.decoder, part.context, z)
             support: Any = given.support
             discrete = discrete and bool(support.check(part.target).all())
             drawn = discrete or part.target.ndim == 2

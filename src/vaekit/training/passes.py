@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from vaekit import _checks
+from vaekit.networks import takes_context
 from vaekit.objectives import Objective
 from vaekit.storage import is_spread
 from vaekit.training.how import How
@@ -329,7 +330,7 @@ class Passes:
         with calls_of(latent) as calls:
             out = self._called(piece.x, piece.context)
         make, params = rebuilding(out.posterior, calls, latent)
-        conditional = bool(getattr(self._model.prior, "takes_context", False))
+        conditional = takes_context(self._model.prior)
         return out, Posteriors(make, params, _turned(out.z), conditional)
 
     def _gathered(self, own: Posteriors, sizes: Sequence[int]) -> Posteriors:
