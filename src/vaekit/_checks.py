@@ -173,8 +173,10 @@ def _not_finite(argument: str, what: str, bad: Tensor, word: str) -> NotFiniteEr
 
 def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
     """Return the shape that two broadcast to, or None if they do not."""
-    if one == other:  # nearly always, and much quicker
+    if one == other or not other:  # nearly always, and much quicker
         return one
+    if not one:
+        return other
     try:
         return torch.Size(torch.broadcast_shapes(one, other))
     except RuntimeError:
