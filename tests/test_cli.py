@@ -403,6 +403,33 @@ def test_options_reach_training(tmp_path: Path, monkeypatch) -> None:
     assert history["step"] == [2, 4, 6]
 
 
+def test_weights_are_not_chosen_on_the_test_data(tmp_path: Path, monkeypatch) -> None:
+    given: list[object] = []
+
+    def fit(model, objective, train, *, validation, **options):
+        given.append((train, validation))
+        return vk.fit(model, objective, train, validation=validation, **options)
+
+    monkeypatch.setattr("vaekit.cli.fit", fit)
+    rows = np.arange(100.0).repeat(3).reshape(100, 3)
+    np.save(tmp_path / "rows.npy", rows)
+    command = ["train", str(tmp_path / "rows.npy"), *SMALL, "--out"]
+    more = ["--patience", "2", "--validation-share", "0.2"]
+    assert main([*command, str(tmp_path / "plain")]) == 0
+    assert main([*command, str(tmp_path / "patient"), *more]) == 0
+    (train, test), (kept, watched) = (
+        [set(next(iter(vk.datasets.batches(each, 100))).x[:, 0].tolist()) for each in pair]
+        for pair in given
+    )
+    assert len(train) == 90
+    assert len(kept) == 72
+    assert kept.isdisjoint(watched)
+    assert kept | watched == train  # and nothing of what is measured in the end
+    assert train.isdisjoint(test)
+    refused = main([*command, str(tmp_path / "none"), "--patience", "2", "--validation-share", "1"])
+    assert refused == 1
+
+
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [

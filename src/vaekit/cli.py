@@ -11,16 +11,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, storage
 from vaekit._version import __version__
+from vaekit.datasets.tables import read_numbers, units
 from vaekit.objectives import Reconstruction
 from vaekit.training import Checkpoints, History, evaluate, fit, fork_seed
 from vaekit.vae import VAE
@@ -71,6 +70,7 @@ _DEFAULTS: dict[str, Any] = {
     "samples": None,
     "validate_every": None,
     "patience": None,
+    "validation_share": 0.1,
     "clip_grad_norm": None,
     "accumulate": 1,
     "ema": None,
@@ -182,7 +182,9 @@ def _add_train(commands: Any) -> None:
     add("--learning-rate", type=float, help="of Adam (0.001)")
     add("--samples", type=int, help="draws of z, for recipes that take several")
     add("--validate-every", type=int, metavar="STEPS", help="else after every epoch")
-    add("--patience", type=int, metavar="ROWS", help="stop after as many without a lower loss")
+    what = "stop after as many without a lower loss, of a part that is held out of training for it"
+    add("--patience", type=int, metavar="ROWS", help=what)
+    add("--validation-share", type=float, metavar="SHARE", help="of that part (0.1)")
     add("--clip-grad-norm", type=float, metavar="NORM", help="of all gradients together")
     add(
         "--accumulate", type=int, metavar="PARTS", help="that a batch goes through the model in (1)"
@@ -217,13 +219,14 @@ def _train(args: argparse.Namespace) -> int:
     train, test = _data(config)
     model, objective = _model(config, train)
     config["elements"] = len(train) + len(test)
+    train, watched = _watched(config, train, test)
     _write_json(args.out / "config.json", config)
     try:
         history = fit(
             model.to(device),
             objective,
             train,
-            validation=test,
+            validation=watched,
             progress=not args.quiet,
             checkpoint=Checkpoints(args.out / "checkpoints", every=config["checkpoint_every"]),
             resume=args.resume,
@@ -378,7 +381,10 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
         train, test = _split(len(whole), config)
     else:
-        values, labels, classes, columns = _numbers(path, config["label"])
+        if not path.is_file():
+            what = f"one of {', '.join(_NAMED)}, a folder or a file"
+            raise FileNotFoundError(_checks.expected("data", what, path))
+        values, labels, classes, columns = read_numbers(path, config["label"])
         if columns:
             config["columns"] = columns
         train, test = _split(len(values), config)
@@ -394,11 +400,33 @@ def _split(count: int, config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tens
     _checks.require(
         count == before, "data", f"the {before} elements that the run was begun with", count
     )
-    share = _checks.number("--test-share", config["test_share"], above=0)
-    _checks.require(share < 1, "--test-share", "a number in (0, 1)", share)
+    return _held_out(count, "--test-share", config["test_share"], config["seed"], "split")
+
+
+def _watched(
+    config: dict[str, Any], train: datasets.ArrayDataset, test: datasets.ArrayDataset
+) -> tuple[datasets.ArrayDataset, datasets.ArrayDataset]:
+    """Return what to train on, and what to measure at every row.
+
+    Where that decides which weights are kept, it must not be the test data, which are to tell how
+    good those are.
+    """
+    if config["patience"] is None:
+        return train, test
+    share, seed = config["validation_share"], config["seed"]
+    kept, held = _held_out(len(train), "--validation-share", share, seed, "validation")
+    return train.subset(kept), train.subset(held)
+
+
+def _held_out(
+    count: int, option: str, share: float, seed: int, purpose: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows that are left, and those of a part that is held out at random."""
+    share = _checks.number(option, share, above=0)
+    _checks.require(share < 1, option, "a number in (0, 1)", share)
     held = min(max(1, round(share * count)), count - 1)
     _checks.require(held > 0, "data", "at least two elements", count)
-    order = torch.Generator().manual_seed(fork_seed(config["seed"], "split"))
+    order = torch.Generator().manual_seed(fork_seed(seed, purpose))
     rows = torch.randperm(count, generator=order)
     return rows[held:], rows[:held]
 
@@ -408,90 +436,9 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     what = "a table, a row for each element, to --standardize"
     _checks.require(values.ndim == 2, "data", what, f"shape {values.shape}")
     if "units" not in config:
-        known = np.asarray(values[rows.numpy()], dtype=np.float64)
-        scale = known.std(0)
-        scale[np.ptp(known, axis=0) == 0] = 1
-        config["units"] = {"mean": known.mean(0).tolist(), "scale": scale.tolist()}
+        mean, scale = units(np.asarray(values[rows.numpy()]))
+        config["units"] = {"mean": mean.tolist(), "scale": scale.tolist()}
     return (values - np.array(config["units"]["mean"])) / np.array(config["units"]["scale"])
-
-
-def _numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Sequence[str]]:
-    """Read a file of numbers, without running what it may hold.
-
-    Labels that are numbers are taken as they are, words by the names that they are.
-
-    Returns:
-        The numbers, the labels, the labels' names, and the columns' names, where they have some.
-    """
-    if not path.is_file():
-        what = f"one of {', '.join(_NAMED)}, a folder or a file"
-        raise FileNotFoundError(_checks.expected("data", what, path))
-    labels, columns = None, list[str]()
-    try:
-        if path.suffix == ".npy":
-            _checks.require(label is None, "--label", "none for a .npy file", label)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            _checks.require(array.ndim > 0, "data", "an array of elements", "a single number")
-            return array, None, (), ()
-        if path.suffix == ".npz":
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                if label is not None:
-                    _checks.one_of("--label", label, list(file))
-                    labels = file[label]
-                names = [name for name in file if name != label]
-                values = file["x" if "x" in names else names[0]]
-        elif path.suffix == ".csv":
-            values, labels, columns = _table(path, label)
-        else:
-            raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
-    except (BadZipFile, EOFError, IndexError) as error:
-        why = f"{type(error).__name__}: {error}"
-        message = _checks.expected("data", "a whole file of numbers", path.name, why)
-        raise ValueError(message) from error
-    if labels is None or labels.dtype.kind not in "OUS":
-        return values, labels, (), columns
-    classes, labels = np.unique(labels, return_inverse=True)
-    return values, labels, [str(each) for each in classes], columns
-
-
-def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
-    """Read a table with or without a line of names; return the labels, and the names, apart."""
-    coding = "utf-8-sig"  # which some programs begin with a mark
-    with path.open(encoding=coding, newline="") as lines:
-        names = [each.strip() for each in next(csv.reader(lines), [])]
-    named = label is not None or not all(map(_is_number, names))
-    read = partial(
-        np.loadtxt,
-        path,
-        delimiter=",",
-        comments=None,
-        quotechar='"',
-        skiprows=int(named),
-        encoding=coding,
-    )
-    columns, labels = list(range(len(names))), None
-    if label is not None:
-        _checks.one_of("--label", label, names)
-        labels = read(usecols=columns.pop(names.index(label)), dtype=str, ndmin=1)
-        if all(map(_is_number, labels)):
-            numbers = labels.astype(float)
-            labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
-    _checks.require(bool(columns), "data", "at least one column of numbers", f"{names}")
-    try:
-        return read(usecols=columns, ndmin=2), labels, [names[i] for i in columns if named]
-    except ValueError as error:
-        hint = "A column of words may be a --label; a cell that is empty is no number."
-        got = f"{path.name}: {error}".rstrip(".")
-        message = _checks.expected("data", "a table of numbers", got, hint)
-        raise ValueError(message) from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _model(config: dict[str, Any], train: datasets.ArrayDataset) -> recipes.Recipe:

@@ -3,7 +3,6 @@
 Import it by name; it needs scikit-learn: ``from vaekit.sklearn import VAETransformer``.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -14,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vaekit import _checks, likelihoods, recipes
+from vaekit import _checks, likelihoods, losses, recipes
+from vaekit.datasets.tables import units
 from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
@@ -149,10 +149,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         """Return what to take off each column, and to divide it by."""
         if self.likelihood != "gaussian":
             return np.zeros(X.shape[1]), np.ones(X.shape[1])
-        mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-        # What a column that does not vary leaves is rounding, to be left as it is.
-        varies = deviation > 10 * np.finfo(X.dtype).eps * np.maximum(1, np.abs(mean))
-        return mean, np.where(varies, deviation, 1.0)
+        return units(X)
 
     def _built(self, columns: int) -> recipes.Recipe:
         """Return the model, whose posterior is to be Gaussian, and the objective."""
@@ -190,14 +187,14 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
     @torch.no_grad()
     def _log_density(self, x: Tensor) -> Tensor:
-        posterior = self.model_.encode(x)
+        posterior, prior = self.model_.encode(x), self.model_.prior()
         mu, logvar = posterior
-        bounds = []
+        weights = []
         for noise in self._noise.to(mu).split(max(1, _ROWS * 32 // max(1, len(x)))):
             z = mu + (0.5 * logvar).exp() * noise[:, None]
-            inside = self.model_.decoder(z).log_prob(x) + self.model_.prior().log_prob(z)
-            bounds.append(inside - posterior.log_prob(z))
-        return torch.cat(bounds).logsumexp(0) - math.log(len(self._noise))
+            likelihood = self.model_.decoder(z)
+            weights.append(losses.importance_log_weights(likelihood, posterior, prior, x, z))
+        return losses.variational_bound(torch.cat(weights))
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):  # type: ignore[misc]

@@ -1,0 +1,106 @@
+"""Files of numbers: tables and arrays, read without running what they may hold."""
+
+import csv
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from vaekit import _checks
+
+__all__ = ["read_numbers", "units"]
+
+
+def units(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the mean of each column and its standard deviation, 1 where it does not vary.
+
+    Shape:
+        ``rows: (rows, columns)``; returns two of ``(columns,)``, in double precision.
+    """
+    mean, deviation = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+    # What a column that does not vary leaves is rounding, to be left as it is.
+    precision = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
+    varies = deviation > 10 * precision * np.maximum(1, np.abs(mean))
+    return mean, np.where(varies, deviation, 1.0)
+
+
+def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Sequence[str]]:
+    """Read a file of numbers, without running what it may hold.
+
+    Labels that are numbers are taken as they are, words by the names that they are.
+
+    Returns:
+        The numbers, the labels, the labels' names, and the columns' names, where they have some.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(_checks.expected("data", "a file", path))
+    labels, columns = None, list[str]()
+    try:
+        if path.suffix == ".npy":
+            _checks.require(label is None, "--label", "none for a .npy file", label)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            _checks.require(array.ndim > 0, "data", "an array of elements", "a single number")
+            return array, None, (), ()
+        if path.suffix == ".npz":
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                if label is not None:
+                    _checks.one_of("--label", label, list(file))
+                    labels = file[label]
+                names = [name for name in file if name != label]
+                values = file["x" if "x" in names else names[0]]
+        elif path.suffix == ".csv":
+            values, labels, columns = _table(path, label)
+        else:
+            raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
+    except (BadZipFile, EOFError, IndexError) as error:
+        why = f"{type(error).__name__}: {error}"
+        message = _checks.expected("data", "a whole file of numbers", path.name, why)
+        raise ValueError(message) from error
+    if labels is None or labels.dtype.kind not in "OUS":
+        return values, labels, (), columns
+    classes, labels = np.unique(labels, return_inverse=True)
+    return values, labels, [str(each) for each in classes], columns
+
+
+def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
+    """Read a table with or without a line of names; return the labels, and the names, apart."""
+    coding = "utf-8-sig"  # which some programs begin with a mark
+    with path.open(encoding=coding, newline="") as lines:
+        names = [each.strip() for each in next(csv.reader(lines), [])]
+    named = label is not None or not all(map(_is_number, names))
+    read = partial(
+        np.loadtxt,
+        path,
+        delimiter=",",
+        comments=None,
+        quotechar='"',
+        skiprows=int(named),
+        encoding=coding,
+    )
+    columns, labels = list(range(len(names))), None
+    if label is not None:
+        _checks.one_of("--label", label, names)
+        labels = read(usecols=columns.pop(names.index(label)), dtype=str, ndmin=1)
+        if all(map(_is_number, labels)):
+            numbers = labels.astype(float)
+            labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
+    _checks.require(bool(columns), "data", "at least one column of numbers", f"{names}")
+    try:
+        return read(usecols=columns, ndmin=2), labels, [names[i] for i in columns if named]
+    except ValueError as error:
+        hint = "A column of words may be a --label; a cell that is empty is no number."
+        got = f"{path.name}: {error}".rstrip(".")
+        message = _checks.expected("data", "a table of numbers", got, hint)
+        raise ValueError(message) from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
