@@ -6,6 +6,7 @@ Run as a script, it forks a process for each run before torch has started thread
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -21,11 +22,11 @@ STEPS = 40
 
 
 class Kill(vk.objectives.Term):
-    """Ends the process within a step's forward pass."""
+    """Ends the process within a step's forward pass, or else fills its disk."""
 
-    def __init__(self, step: int | None = None) -> None:
+    def __init__(self, step: int | None = None, room: int | None = None) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.room = step, room
 
     def set_step(self, step: int) -> None:
         self.now = step
@@ -36,7 +37,11 @@ class Kill(vk.objectives.Term):
         return x.new_zeros(len(x))
 
     def end(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        if self.room is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:  # no file of this process may be longer
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
 
 
 def run(folder: str | None, kill: Kill, resume: bool = False) -> vk.training.History:
@@ -125,7 +130,9 @@ def main() -> None:
     for point in points:
         where, kind = f"{folder}/{point}", point.rstrip("0123456789")
         number = int(point.removeprefix(kind))
-        if kind == "step":
+        if kind == "full":
+            killed = in_a_process(lambda w=where, n=number: run(w, Kill(n, room=1000)).digest)
+        elif kind == "step":
             killed = in_a_process(lambda w=where, n=number: run(w, Kill(n)).digest)
         else:
             before = kind == "before"

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,7 +17,15 @@ import torch
 import torchmetrics
 from killed_runs import Kill
 from models import elbo, tiny
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CyclicLR,
+    LambdaLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vaekit as vk
@@ -29,6 +38,7 @@ from vaekit.training import (
     fit,
     load_checkpoint,
 )
+from vaekit.training.settings import differs
 
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
 
@@ -78,14 +88,15 @@ def files_of(folder: Path) -> list[Path]:
 
 POINTS = [f"step{n}" for n in sorted(np.random.default_rng(0).permutation(40)[:20].tolist())]
 POINTS += ["before1", "before2", "before4", "after1", "after3"]
+FULL = ["full0", "full7", "full20"]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> dict[str, list]:
-    """What runs ended with that were killed: at twenty random steps, and as a file was written."""
+    """What runs ended with that were cut off: at twenty random steps, and as a file was written."""
     script = Path(__file__).with_name("killed_runs.py")
     folder = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, str(script), str(folder), *POINTS]
+    command = [sys.executable, str(script), str(folder), *POINTS, *FULL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert not done.returncode, done.stderr
     found: dict[str, list] = json.loads(done.stdout)
@@ -97,6 +108,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been(killed, point: str) -> None:
     signalled, ended = killed[point]
     assert signalled == signal.SIGKILL
     assert len(killed["alone"]) == 64
+    assert ended == killed["alone"]
+
+
+@pytest.mark.parametrize("point", FULL)
+def test_a_run_that_filled_the_disk_goes_on_when_there_is_room(killed, point: str) -> None:
+    failed, ended = killed[point]
+    assert failed.startswith("OSError")
+    assert "could not be written to" in failed
     assert ended == killed["alone"]
 
 
@@ -152,6 +171,55 @@ SCHEDULERS: dict[str, Callable] = {
     ),
     "plateau": lambda optimizer: ReduceLROnPlateau(optimizer, patience=0, threshold=0.5),
 }
+
+
+#: A scheduler, another, and how the first is told.
+OPTIONS: dict[str, tuple[Callable, Callable, str]] = {
+    "steps": (SCHEDULERS["steps"], lambda given: StepLR(given, 4, 0.5), "step_size=3"),
+    "one cycle": (
+        SCHEDULERS["one cycle"],
+        lambda given: OneCycleLR(given, 0.01, total_steps=20),
+        "total_steps=14",
+    ),
+    "highest": (
+        SCHEDULERS["one cycle"],
+        lambda given: OneCycleLR(given, 0.1, total_steps=14),
+        "max_lr=[0.01]",
+    ),
+    "sequence": (
+        SCHEDULERS["sequence"],
+        lambda given: SequentialLR(given, [StepLR(given, 1, 2.0), StepLR(given, 2, 0.1)], [5]),
+        "StepLR(step_size=2, gamma=0.5)",
+    ),
+    "milestones": (
+        lambda given: MultiStepLR(given, [3, 6]),
+        lambda given: MultiStepLR(given, [3, 7]),
+        "milestones=[3, 6]",
+    ),
+    "cyclic": (
+        lambda given: CyclicLR(given, 1e-3, 1e-2, 3, cycle_momentum=False),
+        lambda given: CyclicLR(given, 1e-3, 1e-2, 4, cycle_momentum=False),
+        "total_size=6",
+    ),
+    "plateau": (
+        SCHEDULERS["plateau"],
+        lambda given: ReduceLROnPlateau(given, patience=1, threshold=0.5),
+        "patience=0",
+    ),
+}
+
+
+def with_layer(layer: torch.nn.Module) -> vk.VAE:
+    model = tiny()
+    model.encoder.net.layers[1] = layer
+    return model
+
+
+def relaxed() -> vk.VAE:
+    """A model with a temperature that is annealed."""
+    torch.manual_seed(0)
+    model, _ = vk.recipes.categorical_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 3, 4)
+    return model
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -508,6 +576,11 @@ class TestRefusals:
             ("corruption", {"corruption": torch.zeros_like}),
             ("model", {"model": tiny().double()}),
             ("scheduler", {"scheduler": lambda optimizer: StepLR(optimizer, 3)}),
+            (
+                "model.decoder.likelihood",
+                {"model": tiny(likelihood=vk.likelihoods.Laplace((1, 8, 8)))},
+            ),
+            ("model.encoder.net.layers.1", {"model": with_layer(torch.nn.Tanh())}),
         ],
     )
     def test_another_run(self, tmp_path: Path, name: str, options, refuses) -> None:
@@ -518,6 +591,36 @@ class TestRefusals:
         refuses(ValueError, lambda: run(tmp_path, resume=True, **options), *words)
         assert alike(options["model"], before)
 
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_a_scheduler_of_other_options(self, tmp_path: Path, name: str, refuses) -> None:
+        before, other, words = OPTIONS[name]
+        run(tmp_path, 5, scheduler=before, validation=DATA)
+        options = {"resume": True, "validation": DATA}
+        words = "scheduler: expected", words, "as in the checkpoint"
+        refuses(ValueError, lambda: run(tmp_path, scheduler=other, **options), *words)
+        resumed, _ = run(tmp_path, scheduler=before, **options)
+        whole, _ = run(None, scheduler=before, validation=DATA)
+        assert alike(whole, resumed)
+
+    def test_the_model_that_was_trained_already(self, tmp_path: Path) -> None:
+        """As where a notebook was interrupted: what has moved since makes it no other model."""
+        options = {"scheduler": SCHEDULERS["plateau"], "validation": DATA, "model": relaxed()}
+        whole, _ = run(None, **options)
+        model, _ = run(tmp_path, 5, **(options | {"model": relaxed()}))
+        model.encoder.latent.temperature = 0.3
+        resumed, _ = run(tmp_path, resume=True, **(options | {"model": model}))
+        assert alike(whole, resumed)
+
+    def test_what_only_one_of_two_versions_wrote(self) -> None:
+        """Classes of torch and of vaekit may come to take more."""
+        before, now = {"class": "Linear", "bias": True}, {"class": "Linear", "bias": True, "new": 1}
+        assert not differs(before, now)
+        assert not differs(now, before)
+        assert differs(before | {"bias": False}, now)
+        assert not differs("Adam(lr=0.1)", {"class": "Adam", "lr": 0.1})
+        assert differs("Adam(lr=0.2)", {"class": "Adam", "lr": 0.1})
+        assert not differs({"p": math.nan}, {"p": math.nan})
+
     def test_another_metric(self, tmp_path: Path, refuses) -> None:
         given = {"validation": DATA, "metrics": {"mse": torchmetrics.MeanSquaredError()}}
         run(tmp_path, 5, **given)
@@ -527,8 +630,9 @@ class TestRefusals:
 
     def test_another_model_or_optimizer(self, tmp_path: Path, refuses) -> None:
         run(tmp_path, 5)
-        words = "model: expected the parts", "encoder.net.layers.0.weight: (16, 64)", "(8, 64)"
+        words = "model.encoder.net.layers.0: expected Linear(", "out_features=16", "out_features=8"
         refuses(ValueError, lambda: run(tmp_path, model=tiny(width=8), resume=True), *words)
+        words = "model: expected the parts", "encoder.net.layers.0.weight: (16, 64)", "(8, 64)"
         other = tiny(width=8)
         before = copy.deepcopy(other)
         refuses(ValueError, lambda: load_checkpoint(other, tmp_path), *words)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from vaekit import _checks
 
-__all__ = ["UndescribedError", "build", "describe", "torch_class"]
+__all__ = ["UndescribedError", "build", "describe", "is_plain", "plain_arguments", "torch_class"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _RECURRENT = (
@@ -137,6 +137,22 @@ def torch_class(name: str) -> type | None:
     if not isinstance(kind, type) or (own.startswith(_BUILDERS) and kind not in _CONTAINERS):
         return None
     return kind if issubclass(kind, _TORCH[place]) else None
+
+
+def plain_arguments(part: nn.Module) -> dict[str, Any]:
+    """Tell what a part was made with, of it the plain values; nothing if it does not tell."""
+    try:
+        told = _arguments("", part)
+    except UndescribedError:
+        return {}
+    return {name: value for name, value in told.items() if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value is one that JSON has, or a sequence of such values."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _class_name(kind: type) -> str:

@@ -17,6 +17,7 @@ from vaekit import _checks, storage
 from vaekit.training.history import History
 from vaekit.training.randomness import random_states, set_random_states
 from vaekit.training.rows import Rows
+from vaekit.training.settings import differs, said
 from vaekit.training.sharding import loadable, whole
 from vaekit.training.world import World
 
@@ -200,7 +201,8 @@ class Writer:
         device: Whose generator is random.
         parts: By name, what has a ``state_dict``: the model, the optimiser and so on.
         rows: The rows of the history.
-        settings: By the names of `fit`'s arguments, what is to be the same where a run goes on.
+        settings: By the names of `fit`'s arguments and the places of the model's parts, what is to
+            be the same where a run goes on.
         loaders: Of the data and of the validation data, None where there are none.
         world: The processes, whose random states are written together.
     """
@@ -227,9 +229,9 @@ class Writer:
             return self._at
         for name, value in self.settings.items():
             before = state["settings"].get(name, value)  # of a version that did not write it
-            if before != value:
-                what = f"{before!r}, as in the checkpoint that the run goes on from"
-                raise ValueError(_checks.expected(name, what, repr(value)))
+            if differs(before, value):
+                what = f"{said(before)}, as in the checkpoint that the run goes on from"
+                raise ValueError(_checks.expected(name, what, said(value)))
         versions = self.rows.history.versions
         if state["history"]["versions"] != versions:
             before = state["history"]["versions"]

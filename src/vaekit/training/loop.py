@@ -1,12 +1,9 @@
 """The training loop, on accelerate."""
 
 import math
-import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -18,28 +15,28 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaekit import _checks, datasets, storage
-from vaekit.datasets.batches import beginning, element_shape
 from vaekit.objectives import Objective, Term
-from vaekit.training import sharding
+from vaekit.training import arguments, sharding
 from vaekit.training.checkpoints import Checkpoints, Position, Writer
 from vaekit.training.graphs import Graphs
-from vaekit.training.history import History, NonFiniteLossError, versions
+from vaekit.training.history import History, versions
 from vaekit.training.how import How, Precision, check_precision
 from vaekit.training.measures import (
     check_parts,
     check_samples,
-    context_of,
     dataset_size,
     device_of,
     dtype_of,
-    evaluate,
 )
-from vaekit.training.optimizers import Inner, make_optimizer, worded
+from vaekit.training.optimizers import Inner, make_optimizer
 from vaekit.training.passes import Passes
-from vaekit.training.randomness import fork_seed, random_states, set_random_states
+from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
+from vaekit.training.settings import of_model, of_optimizer, of_scheduler, said
+from vaekit.training.steps import Steps
 from vaekit.training.terminal import Bar, interruptible
 from vaekit.training.trackers import trackers, tracking
+from vaekit.training.validation import Validation
 from vaekit.training.world import Share, World
 from vaekit.vae import VAE
 
@@ -225,42 +222,35 @@ def fit(
     objective = check_parts(model, objective)
     home = _checks.device("shard", shard) if isinstance(shard, str) else device_of(model)
     world = World.joined(home)
-    _say_ignored(precision, accumulate, shard)
+    arguments.say_ignored(precision, accumulate, shard)
     divided = divided and world.size > 1
     spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
     if spread:
-        _check_spread(optimizer, ema, precision, channels_last, compile)
-    _check_length(epochs, steps, data)
-    for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
-        if not callable(callback):
-            what = "a sequence of functions"
-            raise TypeError(_checks.expected("callbacks", what, repr(callbacks)))
-    if patience is not None:
-        _checks.positive_int("patience", patience)
-        if validation is None:
-            raise ValueError(_checks.expected("validation", "data, where patience is set", None))
-    if metrics is not None and validation is None:
-        raise ValueError(_checks.expected("validation", "data, where metrics are given", None))
-    if validate_every is not None:
-        _checks.positive_int("validate_every", validate_every)
+        arguments.check_spread(optimizer, ema, precision, channels_last, compile)
+    arguments.check_length(epochs, steps, data)
+    arguments.check_options(
+        callbacks=callbacks,
+        patience=patience,
+        validation=validation,
+        metrics=metrics,
+        validate_every=validate_every,
+        accumulate=accumulate,
+        ema=ema,
+        clip_grad_norm=clip_grad_norm,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        corruption=corruption,
+    )
     dtype = dtype_of(model)
     check_precision(precision, dtype)
     samples = check_samples(objective, samples)
-    how = How(samples, corruption, precision, channels_last, recompute)
-    _checks.positive_int("accumulate", accumulate)
     if cuda_graph:
-        _check_captured(objective, home, world, accumulate, precision, recompute)
-    if ema is not None:
-        what = "a decay between 0 and 1, such as 0.999"
-        _checks.require(isinstance(ema, Real) and 0 < ema < 1, "ema", what, repr(ema))
-    if clip_grad_norm is not None:
-        _checks.number("clip_grad_norm", clip_grad_norm, above=0)
-    if learning_rate is not None:
-        _checks.number("learning_rate", learning_rate, above=0)
-        what = "None beside an optimizer, which has a rate of its own"
-        _checks.require(optimizer is None, "learning_rate", what, learning_rate)
+        arguments.check_captured(objective, home, world, accumulate, precision, recompute)
     seed = None if seed is None else _checks.seed("seed", seed)
-    checkpoints = _as_checkpoints(checkpoint, resume)
+    checkpoints = arguments.as_checkpoints(checkpoint, resume)
+    how = How(samples, corruption, precision, channels_last, recompute)
+    made_of = of_model(model)  # before its layers are spread, which changes their classes
     # Before anything is written, whatever is wrong with them.
     made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
     order = None
@@ -269,16 +259,8 @@ def fit(
         set_seed(fork_seed(shared, " ".join(["noise", *[str(world.rank)] * (world.rank > 0)])))
         own = [str(world.rank)] * (divided and world.rank > 0)
         order = torch.Generator().manual_seed(fork_seed(shared, " ".join(["data", *own])))
-    if isinstance(validation, Iterator):
-        what = "data that can be gone through again"
-        raise TypeError(_checks.expected("validation", what, type(validation).__name__))
-    if validation is not None:
-        datasets.loader(validation, batch_size, argument="validation")
-        _check_same_shape(data, validation)
-        _check_last_batch(objective, "validation", validation, batch_size)
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
-    if not divided:
-        _check_last_batch(objective, "data", data, batch_size)
+    arguments.check_data(objective, data, validation, batch_size, divided)
 
     device = world.device_for(home)
     if not spread:
@@ -295,80 +277,41 @@ def fit(
     optimizer = make_optimizer(optimizer, parameters, learning_rate or 1e-3)
     if spread:
         sharding.apart(optimizer)
-    scheduler = scheduler(optimizer) if callable(scheduler) else scheduler
-    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        what = "one over the optimiser in use, or a function that makes one of it"
-        raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
-    if scheduler is not None and not hasattr(scheduler, "step"):
-        what = "a scheduler, or a function that makes one of the optimiser"
-        raise TypeError(_checks.expected("scheduler", what, repr(scheduler)))
-    if corruption is not None and not callable(corruption):
-        raise TypeError(_checks.expected("corruption", "a function of x", repr(corruption)))
+    scheduler = _scheduler(scheduler, optimizer)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    by_step = None if plateau else scheduler
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
-    support = data.support if isinstance(data, datasets.ArrayDataset) else constraints.real
-    conditional = model.takes_context
-
     averaged = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     shown: Any = model if averaged is None else averaged.module
-
-    def measure(step: int, part: Any = None) -> dict[str, float] | None:
-        """Evaluate on the validation data, or on a part of them without metrics."""
-        if validation is None:
-            return None
-        with ExitStack() as renamed:
-            for name in ("x", "target", "batch", "data"):
-                renamed.enter_context(_checks.calling(name, "validation"))
-            return evaluate(
-                shown,
-                objective,
-                validation if part is None else part,
-                batch_size=batch_size,
-                pairs=pairs,
-                samples=samples,
-                corruption=corruption,
-                precision=precision,
-                metrics=metrics if part is None else None,
-                step=step,
-            )
-
-    def look_at_validation() -> None:
-        """Have what does not fit of the first batch found before anything is trained."""
-        part = None if validation is None else beginning(validation, batch_size)
-        if part is not None:
-            states = random_states(device)
-            measure(0, part)
-            set_random_states(device, states)
+    scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
     history = History(seed=seed, versions=versions())
-    tracked: list[Callback] = [*callbacks]
+    measure = Validation(shown, objective, validation, batch_size, pairs, how, metrics)
+    asked: list[Callback] = [*callbacks]
     rows = Rows(
-        shown,
-        model,
-        objective,
-        optimizer,
-        history,
-        measure,
-        plateau,
-        patience,
-        tracked,
-        world,
-        device,
-        spread,
+        model=shown,
+        trained=model,
+        objective=objective,
+        optimizer=optimizer,
+        history=history,
+        measure=measure,
+        plateau=plateau,
+        patience=patience,
+        callbacks=asked,
+        world=world,
+        device=device,
+        spread=spread,
     )
     parts = {"model": model, "objective": objective, "optimizer": optimizer}
     parts |= {} if averaged is None else {"averaged": averaged}
     parts |= {} if scheduler is None else {"scheduler": scheduler}
-    scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     parts |= {} if scaler is None else {"scaler": scaler}
     parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
-    sizes = world.collected(datasets.size(data)) if divided else [datasets.size(data)]
-    size = None if None in sizes else sum(each or 0 for each in sizes)
     for index, given in enumerate([corruption, *callbacks]):
         if hasattr(given, "state_dict") and not isinstance(given, type):
             parts[f"callback {index}" if index else "corruption"] = given
+    sizes = world.collected(datasets.size(data)) if divided else [datasets.size(data)]
+    size = None if None in sizes else sum(each or 0 for each in sizes)
     settings = {
         "batch_size": batch_size,
         "data": None if size is None else f"{size} elements",
@@ -391,13 +334,14 @@ def fit(
         "corruption": corruption is not None,
         "metrics": ", ".join(metrics or ()),
         "model": f"one of {str(dtype).removeprefix('torch.')}",
-        "optimizer": worded(optimizer),
-        "scheduler": None if scheduler is None else type(scheduler).__name__,
+        "optimizer": of_optimizer(optimizer),
+        "scheduler": of_scheduler(scheduler),
     }
+    logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
     shares = world.share(loader, pairs, draws, divided)
     loaders = [getattr(shares, "source", loader), validation]
-    writer = Writer(checkpoints, device, parts, rows, settings, loaders, world)
+    writer = Writer(checkpoints, device, parts, rows, settings | made_of, loaders, world)
     step, epoch, _ = writer.start(resume)
     passes = Passes(
         model,
@@ -407,7 +351,7 @@ def fit(
         trained=cleared,
         parts=accumulate,
         scaler=scaler,
-        support=support,
+        support=data.support if isinstance(data, datasets.ArrayDataset) else constraints.real,
         keeping=bool(inner.terms),
         compiled=compile,
         checked=step > 0,  # by the run that this one goes on with
@@ -424,57 +368,41 @@ def fit(
             averaged=averaged,
             device=device,
         )
-    unread: list[tuple[int, int, int]] = []  # the steps that graphs took, their batches' places
     total_steps = steps if steps is not None else _total_steps(loader, epochs)
-
-    def ends() -> bool:
-        return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
-
-    def look() -> None:
-        for name, parameter in model.named_parameters():
-            try:
-                _checks.finite(name, sharding.piece_of(parameter))
-            except _checks.NotFiniteError as error:
-                found = str(error)
-                raise NonFiniteLossError(
-                    step - 1, name, batch_index, found, weights=True
-                ) from error
-
-    def lost(error: _checks.NotFiniteError, at: int, index: int) -> NonFiniteLossError:
-        """Word what is not finite at a step."""
-        name = str(error).split(":")[0]
-        spoilt = name in dict(model.named_parameters())
-        return NonFiniteLossError(at, name, index, str(error), weights=spoilt)
 
     def note(names: Sequence[str], numbers: Sequence[float], count: int) -> None:
         """Take note of a step's numbers."""
         rows.add(names, numbers, count)
         bar.update(names, numbers)
 
-    def read() -> None:
-        """Take note of the steps that graphs took."""
-        if graphs is None or not unread:
-            return
-        for (at, index, count), left in zip(unread, graphs.read(), strict=True):
-            try:
-                numbers = graphs.checked(left)
-            except _checks.NotFiniteError as error:
-                raise lost(error, at, index) from error
-            note(graphs.names, numbers, count)
-        unread.clear()
+    stepper = Steps(
+        model=model,
+        passes=passes,
+        graphs=graphs,
+        optimizer=optimizer,
+        inner=inner,
+        cleared=cleared,
+        clip=clip_grad_norm,
+        scaler=scaler,
+        averaged=averaged,
+        by_step=None if plateau else scheduler,
+        device=device,
+        world=world,
+        note=note,
+    )
+
+    def ends() -> bool:
+        return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
 
     def close(part: float) -> bool:
         """End the row, unless a step has spoilt the weights; tell whether training is to stop."""
-        read()
-        world.together(look, device)
-        if graphs is not None:
-            graphs.look_again()
+        stepper.look(step, batch_index)
+        stepper.look_again()
         return rows.close(step, epoch, part)
 
     def write(at: Position) -> None:
         """Write a checkpoint, unless a step has spoilt the weights."""
-        read()
-        world.together(look, device)
+        stepper.look(step, batch_index)
         writer.write(at)
 
     done, failed = ends() or history.stopped == "early", True
@@ -483,73 +411,25 @@ def fit(
     try:
         with (
             dataset_size(objective, size),
-            tracking(made, settings, world) as loggers,
+            tracking(made, logged, world) as loggers,
             interruptible() as interrupted,
             Bar(total_steps, progress and world.leads, step) as bar,
         ):
-            tracked[:0] = loggers
+            asked[:0] = loggers
             if not step and not spread:  # whose pieces every process would have to ask
-                world.agreed(look_at_validation)
+                world.agreed(lambda: measure.look(device))
             while not done:
                 epoch += 1
                 batch_index = writer.passed - 1
                 for batch_index, raw in writer.batches(shares):
-                    if isinstance(raw, Share):
-                        batch, count = raw
-                    else:
-                        batch = datasets.unpack(raw, pairs=pairs)
-                        count = len(batch.x)
-                        if not count:
-                            what = "at least one element in each batch"
-                            got = f"none in batch {batch_index}"
-                            raise ValueError(_checks.expected("data", what, got))
-                    x = batch.x.to(device, non_blocking=True)
-                    target = x
-                    if batch.target is not batch.x:
-                        target = batch.target.to(device, non_blocking=True)
-                    context = context_of(batch, device) if conditional else None
-                    for parameter in cleared:
-                        parameter.grad = None
-                    skipped = asked = False
-                    if graphs is not None and graphs.step(x, target, context, step):
-                        unread.append((step, batch_index, count))
-                        if graphs.full:
-                            read()
-                    else:
-                        read()
-                        try:
-                            names, numbers, out, asked = passes(
-                                x, target, context, step, count, interrupted()
-                            )
-                        except _checks.NotFiniteError as error:
-                            raise lost(error, step, batch_index) from error
-                        if scaler is not None:
-                            scaler.unscale_(optimizer)
-                        if clip_grad_norm is not None:
-                            sharding.clip(trained, clip_grad_norm)
-                        if graphs is not None:
-                            graphs.optimize()
-                        elif scaler is None:
-                            optimizer.step()
-                        else:
-                            before = scaler.get_scale()
-                            scaler.step(optimizer)
-                            scaler.update()
-                            skipped = scaler.get_scale() < before  # a gradient was infinite
-                        if out is not None:
-                            with world.drawing_alike(device):
-                                inner.step(out, target)
-                        if averaged is not None and not skipped:
-                            averaged.update_parameters(model)
-                        note(names, numbers, count)
-                    if by_step is not None and not skipped:
-                        by_step.step()
+                    batch, count = _unpacked(raw, pairs, batch_index)
+                    stopping = stepper.take(batch, count, step, batch_index, interrupted())
                     step += 1
                     done, ended = steps is not None and step >= steps, False
                     if validate_every is not None and step % validate_every == 0:
                         done = close(_part(batch_index, loader)) or done
                         ended = True
-                    if asked or (world.size == 1 and interrupted()):
+                    if stopping or (world.size == 1 and interrupted()):
                         # As the run now is, for the row that is closed would not have been.
                         write(Position(step, epoch - 1, batch_index + 1))
                         history.stopped, done = "interrupted", True
@@ -583,100 +463,27 @@ def fit(
     return history
 
 
-def _as_checkpoints(
-    given: str | PathLike[str] | Checkpoints | None, resume: bool
-) -> Checkpoints | None:
-    if resume and given is None:
-        raise ValueError(_checks.expected("checkpoint", "a folder, where resume=True", None))
-    if isinstance(given, str | PathLike):
-        return Checkpoints(given)
-    if not isinstance(given, Checkpoints | None):
-        what = "a folder, or Checkpoints"
-        raise TypeError(_checks.expected("checkpoint", what, repr(given)))
-    return given
+def _scheduler(given: Any, optimizer: Optimizer) -> Any:
+    """Return the scheduler that is given or made, over the optimiser in use."""
+    scheduler = given(optimizer) if callable(given) else given
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        what = "one over the optimiser in use, or a function that makes one of it"
+        raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
+    if scheduler is not None and not hasattr(scheduler, "step"):
+        what = "a scheduler, or a function that makes one of the optimiser"
+        raise TypeError(_checks.expected("scheduler", what, repr(scheduler)))
+    return scheduler
 
 
-def _check_length(epochs: int | None, steps: int | None, data: Any) -> None:
-    if (epochs is None) == (steps is None):
-        got = "neither" if epochs is None else "both"
-        raise ValueError(_checks.expected("epochs", "either epochs= or steps=", got))
-    _checks.positive_int(*(("epochs", epochs) if steps is None else ("steps", steps)))
-    if epochs is not None and epochs > 1 and isinstance(data, Iterator):
-        what = "data that can be gone through again, where epochs is above 1"
-        hint = "Give steps= instead, or an object with __iter__."
-        raise ValueError(_checks.expected("data", what, type(data).__name__, hint))
-
-
-def _say_ignored(precision: Any, accumulate: int, shard: Any) -> None:
-    """Warn where ``accelerate launch`` was asked for what `fit` is to be asked for."""
-    asked = {
-        "precision": (precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), "no"),
-        "accumulate": (
-            accumulate > 1,
-            os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
-            "1",
-        ),
-        "shard": (shard, os.environ.get("ACCELERATE_USE_FSDP", "false").lower(), "false"),
-    }
-    for name, (given, launched, plain) in asked.items():
-        if launched != plain and not given:
-            what = f"{name}: accelerate launch was asked for it ({launched}), and fit does not look"
-            warnings.warn(f"{what} there; give it {name}=.", stacklevel=3)
-
-
-def _check_spread(
-    optimizer: Any, ema: float | None, precision: Any, channels_last: bool, compile: bool
-) -> None:
-    """Refuse what does not go with weights that are spread over the processes."""
-    if isinstance(optimizer, Optimizer):
-        what = "a function that makes one, for the parameters change as they are spread"
-        raise ValueError(_checks.expected("optimizer", what, type(optimizer).__name__))
-    refused = {"ema": (ema, None), "channels_last": (channels_last, False)}
-    for name, (given, plain) in (refused | {"compile": (compile, False)}).items():
-        _checks.require(given == plain, name, f"{plain}, where shard is set", given)
-    what = "None or 'bf16', where shard is set"
-    _checks.require(precision != "fp16", "precision", what, repr(precision))
-
-
-def _check_captured(
-    objective: Objective,
-    device: torch.device,
-    world: World,
-    accumulate: int,
-    precision: Any,
-    recompute: bool,
-) -> None:
-    """Refuse what does not go with captured steps."""
-    owning = [term for term, _ in objective.pairs if [*term.parameters()]]
-    refused = {
-        f"on {device.type}": device.type != "cuda",
-        "in several processes": world.size > 1,
-        f"with accumulate={accumulate}": accumulate > 1,
-        "with precision='fp16'": precision == "fp16",
-        "with recompute=True": recompute,
-        f"with {owning[0]!r}, which trains parameters of its own" if owning else "": bool(owning),
-    }
-    for where, holds in refused.items():
-        _checks.require(not holds, "cuda_graph", f"False {where}", True)
-
-
-def _check_same_shape(data: Any, validation: Any) -> None:
-    """Refuse validation data of another shape, where both tell theirs."""
-    one, other = element_shape(data), element_shape(validation)
-    if one is not None and other is not None and one != other:
-        what = f"elements of shape {tuple(one)}, as data has"
-        raise ValueError(_checks.expected("validation", what, tuple(other)))
-
-
-def _check_last_batch(objective: Objective, argument: str, data: Any, batch_size: int) -> None:
-    """Refuse a last batch of one element where a term compares the elements of a batch."""
-    comparing = [term for term, _ in objective.pairs if term.compares]
-    size = None if isinstance(data, torch.utils.data.DataLoader) else datasets.size(data)
-    single = size is not None and size > 1 and (batch_size == 1 or size % batch_size == 1)
-    if comparing and single:
-        what = f"a size that leaves no batch of one element, for {comparing[0]!r}"
-        got = f"{batch_size} for the {size} elements of {argument}"
-        raise ValueError(_checks.expected("batch_size", what, got))
+def _unpacked(raw: Any, pairs: bool | None, index: int) -> tuple[datasets.Batch, int]:
+    """Return what this process has of a batch, and how many elements all have."""
+    if isinstance(raw, Share):
+        return raw
+    batch = datasets.unpack(raw, pairs=pairs)
+    if not len(batch.x):
+        what, got = "at least one element in each batch", f"none in batch {index}"
+        raise ValueError(_checks.expected("data", what, got))
+    return batch, len(batch.x)
 
 
 def _total_steps(loader: Any, epochs: int | None) -> int | None:

@@ -10,7 +10,7 @@ from vaekit import _checks
 from vaekit.objectives import Objective
 from vaekit.vae import VAEOutput
 
-__all__ = ["Inner", "make_optimizer", "worded"]
+__all__ = ["Inner", "make_optimizer"]
 
 
 def make_optimizer(
@@ -36,13 +36,6 @@ def make_optimizer(
         return torch.optim.Adam(parameters, learning_rate, fused=True)
     except RuntimeError:  # no fused kernel for this device or dtype
         return torch.optim.Adam(parameters, learning_rate)
-
-
-def worded(optimizer: Optimizer) -> str:
-    """Say what an optimiser was made with, but for how its arithmetic is done."""
-    how = ("foreach", "fused", "capturable", "differentiable")
-    given = [f"{name}={each}" for name, each in optimizer.defaults.items() if name not in how]
-    return f"{type(optimizer).__name__}({', '.join(given)})"
 
 
 class Inner:

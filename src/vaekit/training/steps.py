@@ -1,0 +1,165 @@
+"""One step of training: what happens between a batch and the next."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from vaekit import _checks, datasets
+from vaekit.training import sharding
+from vaekit.training.graphs import Graphs
+from vaekit.training.history import NonFiniteLossError
+from vaekit.training.measures import context_of
+from vaekit.training.optimizers import Inner
+from vaekit.training.passes import Passes
+from vaekit.training.world import World
+from vaekit.vae import VAE
+
+__all__ = ["Steps"]
+
+
+@dataclass
+class Steps:
+    """Takes steps: forward and back, the gradient cut, the optimiser, the average, the rate.
+
+    Attributes:
+        model: What is trained.
+        passes: Puts the gradients of a batch on the parameters.
+        graphs: Takes whole steps where they were captured; None takes all by hand.
+        optimizer: Of the model and the objective.
+        inner: Of what terms train by themselves.
+        cleared: The parameters whose gradients are made anew.
+        clip: What the gradient's norm is cut to; None leaves it.
+        scaler: What keeps gradients of half precision from vanishing; None leaves them.
+        averaged: The average of the weights; None where there is none.
+        by_step: A scheduler that advances with every step, or None.
+        device: Where batches go.
+        world: The processes.
+        note: Is told each step's names, numbers and count of elements, in their order.
+    """
+
+    model: VAE
+    passes: Passes
+    graphs: Graphs | None
+    optimizer: Optimizer
+    inner: Inner
+    cleared: Sequence[nn.Parameter]
+    clip: float | None
+    scaler: torch.amp.GradScaler | None
+    averaged: AveragedModel | None
+    by_step: Any
+    device: torch.device
+    world: World
+    note: Callable[[Sequence[str], Sequence[float], int], None]
+    _unread: list[tuple[int, int, int]] = field(default_factory=list)  # of graphs, in their order
+
+    def __post_init__(self) -> None:
+        groups = self.optimizer.param_groups
+        self._trained = [parameter for group in groups for parameter in group["params"]]
+        self._conditional = self.model.takes_context
+
+    def take(
+        self, batch: datasets.Batch, count: int, step: int, index: int, interrupted: bool
+    ) -> bool:
+        """Take a step.
+
+        Args:
+            batch: This process's elements.
+            count: How many elements all processes have together.
+            step: Which step it is.
+            index: Which batch of the epoch it is.
+            interrupted: Whether this process was asked to end.
+
+        Returns:
+            Whether one of several processes was asked to end.
+
+        Raises:
+            NonFiniteLossError: If the data hold NaN or the loss is not finite.
+        """
+        x = batch.x.to(self.device, non_blocking=True)
+        target = x
+        if batch.target is not batch.x:
+            target = batch.target.to(self.device, non_blocking=True)
+        context = context_of(batch, self.device) if self._conditional else None
+        for parameter in self.cleared:
+            parameter.grad = None
+        moved, asked = True, False
+        if self.graphs is not None and self.graphs.step(x, target, context, step):
+            self._unread.append((step, index, count))
+            if self.graphs.full:
+                self.read()
+        else:
+            self.read()
+            try:
+                names, numbers, out, asked = self.passes(
+                    x, target, context, step, count, interrupted
+                )
+            except _checks.NotFiniteError as error:
+                raise self._lost(error, step, index) from error
+            moved = self._optimize()
+            if out is not None:
+                with self.world.drawing_alike(self.device):
+                    self.inner.step(out, target)
+            if self.averaged is not None and moved:
+                self.averaged.update_parameters(self.model)
+            self.note(names, numbers, count)
+        if self.by_step is not None and moved:
+            self.by_step.step()
+        return asked
+
+    def read(self) -> None:
+        """Take note of the steps that graphs took."""
+        if self.graphs is None or not self._unread:
+            return
+        for (step, index, count), left in zip(self._unread, self.graphs.read(), strict=True):
+            try:
+                numbers = self.graphs.checked(left)
+            except _checks.NotFiniteError as error:
+                raise self._lost(error, step, index) from error
+            self.note(self.graphs.names, numbers, count)
+        self._unread.clear()
+
+    def look(self, step: int, index: int) -> None:
+        """Say so where the last step has spoilt the weights, of any process."""
+        self.read()
+        self.world.together(lambda: self._look(step, index), self.device)
+
+    def look_again(self) -> None:
+        """Have graphs look for tensors where they now lie: a caller had the model."""
+        if self.graphs is not None:
+            self.graphs.look_again()
+
+    def _look(self, step: int, index: int) -> None:
+        for name, parameter in self.model.named_parameters():
+            try:
+                _checks.finite(name, sharding.piece_of(parameter))
+            except _checks.NotFiniteError as error:
+                found = str(error)
+                raise NonFiniteLossError(step - 1, name, index, found, weights=True) from error
+
+    def _lost(self, error: _checks.NotFiniteError, step: int, index: int) -> NonFiniteLossError:
+        """Word what is not finite at a step."""
+        name = str(error).split(":")[0]
+        spoilt = name in dict(self.model.named_parameters())
+        return NonFiniteLossError(step, name, index, str(error), weights=spoilt)
+
+    def _optimize(self) -> bool:
+        """Move the parameters, unless a scaled gradient was infinite; tell whether they moved."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.clip is not None:
+            sharding.clip(self._trained, self.clip)
+        if self.graphs is not None:
+            self.graphs.optimize()
+        elif self.scaler is None:
+            self.optimizer.step()
+        else:
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return self.scaler.get_scale() >= before
+        return True
