@@ -42,7 +42,20 @@ _LARGE = 2**30  # bytes; a file of ONNX holds no more than two of these itself
 
 
 class ExportError(RuntimeError):
-    """A part of a model cannot be exported, or does something else where it has been."""
+    """A part of a model cannot be exported, or does something else where it has been.
+
+    Example:
+        >>> class ByMean(nn.Module):
+        ...     def forward(self, x):
+        ...         return x[:, :4] if x.mean() > 0 else x[:, 4:8]  # no graph has both
+        >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli(8), latent_dim=2)
+        >>> model.encoder.net = ByMean()
+        >>> try:
+        ...     torch_export(model, torch.zeros(5, 8))
+        ... except ExportError as error:
+        ...     print(str(error).partition(",")[0])
+        encoder: expected a part that torch.export can take
+    """
 
 
 class TensorEncoder(nn.Module):

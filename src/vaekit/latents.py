@@ -43,6 +43,21 @@ class Latent(nn.Module, ABC):
     Attributes:
         dim: The number of latent dimensions.
         num_params: How many numbers the encoder's network returns for each element.
+
+    Example:
+        One of one's own: a Gaussian whose dimensions share a variance.
+
+        >>> class RoundLatent(Latent):
+        ...     def __init__(self, dim):
+        ...         super().__init__(dim, num_params=dim + 1)
+        ...
+        ...     def forward(self, params):
+        ...         mu, logvar = params.split([self.dim, 1], -1)
+        ...         return vk.distributions.DiagonalGaussian(mu, logvar)
+        >>> latent = RoundLatent(2)
+        >>> encoder = vk.Encoder(vk.networks.mlp(64, [32], latent.num_params), latent)
+        >>> encoder(torch.zeros(5, 64))
+        DiagonalGaussian(batch_shape=(5,), event_shape=(2,))
     """
 
     def __init__(self, dim: int, num_params: int) -> None:

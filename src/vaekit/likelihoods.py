@@ -48,6 +48,16 @@ class Likelihood(nn.Module, ABC):
         shape: The shape of one element.
         num_params: How many numbers the decoder's network returns for each element.
         discrete: Whether the data are discrete, so that what is computed is a probability.
+
+    Example:
+        One of one's own: intervals of time, whose logarithm of the rate is decoded.
+
+        >>> class Exponential(Likelihood):
+        ...     def forward(self, params):
+        ...         rate = torch.distributions.Exponential(self._shaped(params).exp())
+        ...         return torch.distributions.Independent(rate, len(self.shape))
+        >>> vk.reconstruction(Exponential(3)(torch.zeros(5, 3)), torch.ones(5, 3))
+        tensor([3., 3., 3., 3., 3.])
     """
 
     discrete: bool = False

@@ -53,6 +53,11 @@ class Network(nn.Module):
         TypeError: If ``x`` has another floating-point dtype than the weights, or is of bytes, which
             may be counts or grey levels.
         ValueError: If the shape does not fit.
+
+    Example:
+        >>> net = Network([nn.Flatten(), nn.Linear(64, 10)], (1, 8, 8), (10,))
+        >>> net(torch.zeros(5, 1, 8, 8)).shape, net(torch.zeros(5, 64)).shape
+        (torch.Size([5, 10]), torch.Size([5, 10]))
     """
 
     def __init__(

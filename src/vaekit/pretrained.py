@@ -56,7 +56,10 @@ model = vk.VAE.from_pretrained("{source}"{needs})
 
 
 class Pretrained(nn.Module):
-    """A model that can be written to a folder and to the Hugging Face Hub, and read from there."""
+    """A model that can be written to a folder and to the Hugging Face Hub, and read from there.
+
+    `vaekit.VAE` is one: see `save_pretrained`.
+    """
 
     _rooms: ClassVar[Sequence[str]] = ()  # of vaekit, whose public classes a file may name
 

@@ -67,6 +67,11 @@ class Recipe(NamedTuple):
     Attributes:
         model: The model.
         objective: What trains it: ``vaekit.fit(*recipe, data, epochs=10)``.
+
+    Example:
+        >>> recipe = vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
+        >>> recipe.objective
+        Reconstruction() + KL()
     """
 
     model: VAE
@@ -79,6 +84,13 @@ class Nets(NamedTuple):
     Attributes:
         encoder: Takes the shape of an element of the data and a number of outputs.
         decoder: Takes a number of inputs and the shape that comes out.
+
+    Example:
+        >>> nets = Nets(
+        ...     lambda shape, out: networks.mlp(shape.numel(), [100], out),
+        ...     lambda size, shape: networks.mlp(size, [50, 50], shape.numel()),
+        ... )
+        >>> model, _ = vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2, nets=nets)
     """
 
     encoder: Callable[[torch.Size, int], networks.Network]

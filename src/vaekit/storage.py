@@ -37,6 +37,18 @@ class DamagedFileError(ValueError):
 
     Attributes:
         path: The file.
+
+    Example:
+        >>> import tempfile
+        >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> model.save_pretrained(folder)
+        >>> _ = (folder / "model.safetensors").write_bytes(b"something else")
+        >>> try:
+        ...     vk.VAE.from_pretrained(folder)
+        ... except DamagedFileError as error:
+        ...     print(error.path.name)
+        model.safetensors
     """
 
     def __init__(self, path: Path, what: str) -> None:

@@ -168,6 +168,15 @@ class VAEOutput:
         z: The draws from it, ``(B, dim)``, or ``(K, B, dim)`` where ``samples=K`` was asked.
         likelihood: :math:`p(x \mid z)`, of batch ``(B,)`` or ``(K, B)`` over the data's shape.
         prior: :math:`p(z)`, over ``(dim,)``; with a context, of batch ``(B,)``.
+
+    Example:
+        >>> model, _ = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
+        >>> out = model(torch.zeros(5, 1, 8, 8))
+        >>> mu, logvar = out.posterior
+        >>> out.z.shape, out.x_hat.shape
+        (torch.Size([5, 2]), torch.Size([5, 1, 8, 8]))
+        >>> (vk.reconstruction(out.likelihood, torch.zeros(5, 1, 8, 8)) > 0).all()
+        tensor(True)
     """
 
     posterior: Distribution

@@ -22,6 +22,11 @@ class Batch(NamedTuple):
         x: What goes into the encoder, ``(B, *event)``.
         target: What is to be reconstructed; ``x`` itself, unless the data say otherwise.
         y: The labels, or None.
+
+    Example:
+        >>> x, target, y = next(iter(vk.datasets.batches(vk.datasets.digits()[0], 10)))
+        >>> x.shape, y.shape, target is x
+        (torch.Size([10, 1, 8, 8]), torch.Size([10]), True)
     """
 
     x: Tensor
@@ -30,7 +35,12 @@ class Batch(NamedTuple):
 
 
 def is_batch(value: Any) -> bool:
-    """Tell a batch (a tensor, an array, a tuple, a list or a mapping of them) from a data set."""
+    """Tell a batch (a tensor, an array, a tuple, a list or a mapping of them) from a data set.
+
+    Example:
+        >>> is_batch((torch.zeros(5, 2), torch.zeros(5))), is_batch(vk.datasets.digits()[0])
+        (True, False)
+    """
     if isinstance(value, Tensor):
         return True
     if isinstance(value, tuple | list):
@@ -156,6 +166,10 @@ def loader(
     Raises:
         TypeError: If nothing of the kind is given.
         ValueError: If it is empty.
+
+    Example:
+        >>> [len(batch) for batch in loader(torch.rand(10, 2), batch_size=4)]
+        [4, 4, 2]
     """
     _checks.positive_int("batch_size", batch_size)
     if isinstance(data, Tensor | np.ndarray):
@@ -231,6 +245,11 @@ def batches(
     Raises:
         TypeError: If the data are none that `loader` knows.
         ValueError: If there are none.
+
+    Example:
+        >>> train, _ = vk.datasets.digits()
+        >>> sum(len(batch.x) for batch in batches(train)) == len(train)
+        True
     """
     empty = True
     for batch in loader(data, batch_size, dtype=dtype, argument=argument):
@@ -246,7 +265,12 @@ def _is_dataset(data: Any) -> bool:
 
 
 def size(data: Any) -> int | None:
-    """Count the elements, where that can be known without reading them."""
+    """Count the elements, where that can be known without reading them.
+
+    Example:
+        >>> size(torch.zeros(10, 2)), size(batch for batch in [torch.zeros(5, 2)])
+        (10, None)
+    """
     whole = isinstance(data, DataLoader | Tensor | np.ndarray) or _is_dataset(data)
     if isinstance(data, DataLoader):  # whose sampler may take a part of its data set
         data = data.dataset if isinstance(data.dataset, IterableDataset) else data.sampler

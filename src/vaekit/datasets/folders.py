@@ -44,6 +44,17 @@ def image_folder(
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it holds no image, or one that cannot be read, which is named.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (40, 30)).save(folder / name / "1.png")
+        >>> data = image_folder(folder, size=16)
+        >>> len(data), data.shape, data.classes
+        (2, torch.Size([3, 16, 16]), ('cat', 'dog'))
     """
     from PIL import Image, ImageOps
 

@@ -96,6 +96,13 @@ def mnist(
         ValueError: If ``binarize`` is unknown, ``threshold`` outside (0, 1], or ``validation`` no
             number of images that leaves some to train on.
 
+    Example:
+        .. code-block:: python
+
+            train, test = vk.datasets.mnist(binarize="dynamic")
+            model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli(train.shape), 20)
+            vk.fit(model, objective, train, epochs=10, validation=test)
+
     References:
         Y. LeCun, C. Cortes and C. J. C. Burges, *The MNIST Database of Handwritten Digits*, 1998.
     """
@@ -114,6 +121,12 @@ def fashion_mnist(
     """Load Fashion-MNIST: 60,000 and 10,000 images of clothing, (1, 28, 28).
 
     Arguments, returns and errors are those of `mnist`.
+
+    Example:
+        .. code-block:: python
+
+            train, validation, test = vk.datasets.fashion_mnist(validation=5000)
+            print(train.classes)
 
     References:
         H. Xiao, K. Rasul and R. Vollgraf, *Fashion-MNIST*, 2017.
@@ -134,6 +147,11 @@ def kmnist(
 
     Arguments, returns and errors are those of `mnist`.
 
+    Example:
+        .. code-block:: python
+
+            train, test = vk.datasets.kmnist(root="data", download=False)
+
     References:
         T. Clanuwat et al., *Deep Learning for Classical Japanese Literature*, 2018.
     """
@@ -152,6 +170,12 @@ def cifar10(
     """Load CIFAR-10: 50,000 and 10,000 small photographs, (3, 32, 32).
 
     Arguments, returns and errors are those of `mnist`.
+
+    Example:
+        .. code-block:: python
+
+            train, test = vk.datasets.cifar10()
+            likelihood = vk.likelihoods.DiscretizedLogistic(train.shape)
 
     References:
         A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.

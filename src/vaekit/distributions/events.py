@@ -55,6 +55,12 @@ def log_prob_by_dimension(
 
     Raises:
         TypeError: If the distribution has no densities by dimension.
+
+    Example:
+        >>> q = vk.distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
+        >>> z = q.sample()
+        >>> torch.allclose(log_prob_by_dimension(q, z).sum(-1), q.log_prob(z))
+        True
     """
     own = getattr(distribution, "log_prob_by_dimension", None)
     if own is not None and len(distribution.event_shape) == 1:

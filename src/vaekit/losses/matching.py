@@ -22,6 +22,13 @@ class Kernel(ABC):
 
     Raises:
         ValueError: If there is no bandwidth, or one is not above 0.
+
+    Example:
+        >>> class Laplacian(Kernel):
+        ...     def profile(self, ratio):
+        ...         return (-ratio.sqrt()).exp()
+        >>> Laplacian(1.0, 2.0)(torch.tensor([0.0, 4.0]))
+        tensor([2.0000, 0.5032])
     """
 
     def __init__(self, *bandwidths: float) -> None:
@@ -139,6 +146,11 @@ def permute_dimensions(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch di
 
     Shape:
         ``z: (B, dim)``, returns the same.
+
+    Example:
+        >>> z = torch.arange(6.0).reshape(3, 2)
+        >>> torch.equal(permute_dimensions(z).sort(0).values, z)
+        True
 
     References:
         H. Kim and A. Mnih, *Disentangling by Factorising*, 2018, algorithm 1.

@@ -27,6 +27,13 @@ class Loss(NamedTuple):
     Attributes:
         total: What is minimised, a scalar in nats.
         terms: Each named term, a scalar in nats, **without** its weight.
+
+    Example:
+        >>> model, objective = vk.recipes.beta_vae(vk.likelihoods.Bernoulli((1, 8, 8)), 2, beta=4)
+        >>> x = torch.zeros(5, 1, 8, 8)
+        >>> total, terms = objective(model(x), x, step=0)
+        >>> torch.allclose(total, terms["reconstruction"] + 4 * terms["kl"])
+        True
     """
 
     total: Tensor
@@ -166,6 +173,13 @@ class Term(nn.Module, ABC):
         statistic: Whether a value depends on the batch as a whole, as every scalar does. Where a
             batch comes in pieces, to several processes or one after the other, the term is given
             the posterior and the draws of the whole one, and no likelihood.
+
+    Example:
+        >>> class Sparsity(Term):
+        ...     def forward(self, out, x):
+        ...         return out.z.abs().sum(-1)
+        >>> vk.Reconstruction() + vk.KL() + 0.1 * Sparsity()
+        Reconstruction() + KL() + 0.1 * Sparsity()
     """
 
     compares: bool = False

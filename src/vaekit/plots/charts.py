@@ -33,6 +33,12 @@ def curves(history: History, term: str = "loss", *, ax: "Axes | None" = None) ->
     Raises:
         KeyError: If there is no such term.
         TypeError: If it is no ``History``.
+
+    Example:
+        >>> model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+        >>> history = vk.fit(model, objective, torch.randn(64, 3), epochs=2, progress=False)
+        >>> curves(history, "kl").get_ylabel()
+        'kl (nats)'
     """
     if not isinstance(history, History):
         hint = "History(**found) makes one of what to_dict gave."

@@ -115,6 +115,16 @@ def load_checkpoint(
         DamagedFileError: If no file is as it was written.
         FileNotFoundError: If the folder holds no checkpoint, or not the best one.
         ValueError: If the model's parts are others.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+        >>> options = {"steps": 4, "checkpoint": folder, "progress": False}
+        >>> history = vk.fit(model, objective, torch.randn(64, 3), **options)
+        >>> same, _ = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+        >>> load_checkpoint(same, folder).step
+        [1, 2, 3, 4]
     """
     _checks.one_of("which", which, ("last", "best"))
     found = _files(Path(folder))

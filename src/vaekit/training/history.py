@@ -32,6 +32,14 @@ class NonFiniteLossError(ArithmeticError, ValueError):
             holds the values: ``"x"``, ``"mu"``, a parameter's name.
         batch_index: The batch's index in its epoch, counted from 0.
         history: What was measured until then.
+
+    Example:
+        >>> model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+        >>> try:
+        ...     vk.fit(model, objective, [torch.full((8, 3), torch.nan)], steps=1, progress=False)
+        ... except NonFiniteLossError as error:
+        ...     print(error.step, error.term)
+        0 x
     """
 
     history: "History"

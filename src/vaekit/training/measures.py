@@ -59,6 +59,12 @@ def evaluate(
     Raises:
         TypeError: If the data are none that can be gone through, or a metric is none.
         ValueError: If there are none, or a metric is called as a term is.
+
+    Example:
+        >>> model, objective = vk.recipes.vae(vk.likelihoods.Bernoulli((1, 8, 8)), latent_dim=2)
+        >>> _, test = vk.datasets.digits(binarize="threshold")
+        >>> list(evaluate(model, objective, test))
+        ['loss', 'reconstruction', 'kl']
     """
     objective = check_parts(model, objective)
     check_precision(precision, dtype_of(model))

@@ -34,6 +34,15 @@ class TrainingState:
         history: All rows, the newest included.
         step: How many steps were taken.
         epoch: How many epochs were begun.
+
+    Example:
+        >>> def enough(state: TrainingState) -> bool:
+        ...     return state.step >= 3 or state.history["loss"][-1] < 1
+        >>> model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(3), latent_dim=2)
+        >>> options = {"steps": 10, "validate_every": 1, "progress": False}
+        >>> history = vk.fit(model, objective, torch.randn(64, 3), callbacks=[enough], **options)
+        >>> history.step, history.stopped
+        ([1, 2, 3], 'callback')
     """
 
     model: VAE
