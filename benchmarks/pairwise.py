@@ -159,6 +159,9 @@ def main() -> None:
             "single": difference(name, torch.float, *small),
         }
         bars[f"{name}: megabytes"] = turns.judge(peak, "at most", 300)
+        bars[f"{name}: time, over the broadcast's"] = turns.judge(
+            row["over_broadcast"], "at most", 1
+        )
         bars[f"{name}: gradient"] = turns.judge(row["double"], "at most", 1e-6)
         print(name, *(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
         rows[name] = row

@@ -6,8 +6,11 @@
 # "lowest" installs the lowest version that pyproject.toml allows of each thing that it names, torch
 # among them; "highest" the newest. Into one environment after the other, each of some five gigabytes
 # under TMPDIR, go the sdist and then the wheel, on which the tests are run. Nothing is left there.
+# What the whole suite found is written to docs/results/release.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+record="$PWD/docs/results/release.json"
+commit=$(git rev-parse --short HEAD 2>/dev/null || true)
 case "${1:-both}" in
     lowest | highest) legs=("$1") ;;
     both) legs=(lowest highest) ;;
@@ -49,7 +52,10 @@ for leg in "${legs[@]}"; do
     install --reinstall --no-deps "$wheel"
     "$work/env/bin/python" tools/installed.py "${check[@]}"
     say "$leg: the tests"
-    "$work/env/bin/python" -m pytest "$@"
+    "$work/env/bin/python" -m pytest --junitxml "$work/$leg.xml" "$@"
+    if [ "$#" -eq 0 ]; then
+        "$work/env/bin/python" tools/rehearsed.py "$leg" "$work/$leg.xml" "$record" "$commit"
+    fi
     rm -rf "$work/env"
 done
 say "done"
