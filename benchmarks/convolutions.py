@@ -89,6 +89,7 @@ def main() -> None:
         pictures=args.pictures,
         batch=BATCH,
         rounds=args.rounds,
+        seeds=turns.SEEDS,
     )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     for name, row in rows.items():

@@ -63,6 +63,7 @@ def correlate(size: dict[str, int], device: str) -> None:
 
 def measure(what: str, name: str, value: int, device: str) -> tuple[float, float]:
     """Return the seconds and the peak of extra memory of one point, in a process of its own."""
+    torch.manual_seed(0)
     size, small = USUAL | {name: value}, USUAL | {"batch": 8, "side": 16, "latents": 2}
     steps = None if name == "elements" else STEPS
 
@@ -139,9 +140,10 @@ def main() -> None:
         turns.processor(args.device),
         threads=torch.get_num_threads(),
         rounds=args.rounds,
+        seed=0,
         usual_sizes=", ".join(f"{value} {key}" for key, value in USUAL.items()),
     )
-    results.write(args.json, {"machine": machine, "rows": rows})
+    results.write(args.json, {"machine": machine, "rows": rows, "points": points})
     if args.picture:
         draw(points, args.picture)
 

@@ -162,6 +162,7 @@ def main() -> None:
         turns.processor(args.device),
         threads=torch.get_num_threads(),
         rounds=args.rounds,
+        seeds=turns.SEEDS,
         batch=BATCH,
         samples=SAMPLES,
         **{key: value for key, value in os.environ.items() if key.startswith("MALLOC_")},

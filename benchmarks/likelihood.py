@@ -23,6 +23,7 @@ DRAWS = (50, 500, 5000)
 
 def measure(samples: int, images: int, device: str) -> dict[str, float]:
     """Return the peak of extra memory and the minutes; called in a fresh process."""
+    torch.manual_seed(0)
     image = vk.likelihoods.Bernoulli((1, 28, 28))
     nets = vk.recipes.perceptrons([400])
     model = vk.recipes.vae(image, 20, nets=nets).model.to(device)
@@ -47,7 +48,8 @@ def main() -> None:
         name = f"{args.images} images, {samples} draws of each"
         rows[name] = memory.fresh(measure, samples, args.images, args.device)
         print(name, *(f"{key} {value:.3g}" for key, value in rows[name].items()), flush=True)
-    machine = results.machine(turns.processor(args.device), threads=torch.get_num_threads())
+    device, threads = turns.processor(args.device), torch.get_num_threads()
+    machine = results.machine(device, threads=threads, seed=0)
     results.write(args.json, {"machine": machine, "rows": rows})
 
 

@@ -114,7 +114,13 @@ def main() -> None:
     }
     pairs = [(named[name, 2], named[name, 1]) for name in STEPS]
     bars = turns.judged(times, [(two, one, "at most", 1.0) for two, one in pairs])
-    machine = results.machine(turns.processor("cpu"), cores=os.cpu_count(), rounds=args.rounds)
+    machine = results.machine(
+        turns.processor("cpu"),
+        cores=os.cpu_count(),
+        rounds=args.rounds,
+        seed=0,
+        **{f"batch of {name}": model_and_batch(name)[1] for name in STEPS},
+    )
     for name, row in rows.items():
         print(f"{name:30}{row['milliseconds']:9.2f} ms{row['over_one']:8.3f}")
     print(*(f"{name}: {verdict}" for name, verdict in bars.items()), sep="\n")

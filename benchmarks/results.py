@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ import vaekit as vk
 def machine(device: str, **more: Any) -> dict[str, Any]:
     """Return what the numbers were measured with."""
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"device": device, **more, **versions, "vaekit": vk.__version__}
+    return {"device": device, **more, **versions, "vaekit": vk.__version__, "commit": commit()}
+
+
+def commit(clone: Path = Path(__file__).parent) -> str:
+    """Return the commit that a clone has checked out, and whether files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def read(path: Path | None) -> dict[str, Any]:

@@ -248,7 +248,9 @@ def main() -> None:
         data=what,
         rounds=args.rounds,
         epochs=args.epochs,
+        seeds=turns.SEEDS,
         **peers.versions(),
+        **({} if clone is None else {"pytorch/examples": results.commit(clone)}),
     )
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"{'one epoch':36}{'seconds':>9}{'/ products':>12}{'/ by hand':>11}{'test loss':>11}")
@@ -267,10 +269,11 @@ def main() -> None:
         shown = "" if loss is None else f"{loss:11.2f}" + (f" +- {error:.2f}" if error else "")
         print(f"{name:36}{row[0]:9.4f}{row[1]:12.2f}{row[2]:11.2f}{shown}")
     bars = turns.judged(times, BARS_OF_A_GPU if "cuda" in args.device else BARS)
-    for name in (each for each in losses if each.startswith(FIT)):
-        apart = abs(statistics.mean(losses[name]) - statistics.mean(losses[BY_HAND]))
-        key = f"test loss of {name}, from the hand-written loop's"
-        bars[key] = turns.judge(apart, "at most", 0.3)
+    others = [(each, BY_HAND) for each in losses if each.startswith(FIT)]
+    others += [(FIT, each) for each in (PYTHAE, SCRIPT) if each in losses]
+    for name, other in others:
+        apart = abs(statistics.mean(losses[name]) - statistics.mean(losses[other]))
+        bars[f"test loss of {name}, from that of {other}"] = turns.judge(apart, "at most", 0.3)
     print(*(f"{name}: {verdict}" for name, verdict in bars.items()), sep="\n")
     results.write(args.json, {"machine": machine, "bars": bars, "rows": rows})
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 Work = Callable[[int], object]  # does one part of the work
+SEEDS = "the number of the turn"  # of `take_turns`
 
 
 class Times:

@@ -19,7 +19,7 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 
 class Results(SphinxDirective):
-    """Show a file of results as tables and pictures, or say that nothing was measured.
+    """Show a file of results as tables and pictures.
 
     ``rows`` may be a list of rows or a mapping of their names to them; every other mapping becomes
     a sentence of keys and values. ``bars`` names keys to draw of every row that has one of them;
@@ -40,9 +40,9 @@ class Results(SphinxDirective):
         self.env.note_dependency(relative)
         path = Path(absolute)
         if not path.exists():
-            text = f"Not measured: there is no {self.arguments[0]}."
-            return [nodes.paragraph("", "", nodes.emphasis(text=text))]
+            raise self.error(f"there is no {self.arguments[0]}")
         result = json.loads(path.read_text())
+        result.pop("points", None)  # of a picture
         self.headings = dict(line.split(": ", 1) for line in self.content)
         rows = result.pop("rows")
         if isinstance(rows, dict):
