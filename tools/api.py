@@ -3,8 +3,9 @@
     python tools/api.py [record | release]
 
 Fails where the code differs from ``api/current.txt``; where that differs from ``api/released.txt``,
-the snapshot of the last release, and the unreleased part of CHANGELOG.md does not say so; and where
-a deprecation names no version that removes it, or one that has come. ``record`` writes the current
+the snapshot of the last release, and the unreleased part of CHANGELOG.md does not say so; where a
+name is gone that a release had and none deprecated; and where a deprecation names no version that
+removes it, or one that has come. ``record`` writes the current
 snapshot first; ``release``, once the changelog bears the date, makes it the released one. Until the
 first release that one holds what was public when recording began.
 
@@ -36,6 +37,7 @@ MARKS = BINDING | {"cached", "property", "writable"}
 LINE = re.compile(r"(?P<marks>(@\w+ )*)(?P<kind>class |def |module )?(?P<name>[\w.]+)(?P<rest>.*)")
 #: How a deprecation says when it goes.
 REMOVAL = re.compile(r"removed in vaekit (\d+)\.(\d+)")
+_ABRUPT = "removed, not deprecated before"
 
 Snapshot = dict[str, str]  # the line of each public name
 
@@ -126,9 +128,7 @@ class Change:
         if self.before is None:
             return []
         if self.after is None:
-            return [
-                "removed" if "@deprecated " in self.before else "removed, not deprecated before"
-            ]
+            return ["removed" if "@deprecated " in self.before else _ABRUPT]
         marks = [
             set(re.findall(r"\w+", _split(line)["marks"])) for line in (self.before, self.after)
         ]
@@ -219,6 +219,15 @@ def _names(item: str, words: list[str]) -> bool:
     return all(re.search(rf"(?<!\w){word}(?!\w)", code) for word in words)
 
 
+def abrupt(before: Snapshot, after: Snapshot) -> Iterator[str]:
+    """Word which names are gone that were not deprecated, where they are at home."""
+    for one in changes(before, after):
+        home = re.fullmatch(r"[\w.]+ = ([\w.]+)", one.before or "")
+        announced = home is not None and "@deprecated " in before.get(home[1], "")
+        if _ABRUPT in one.breaking and not announced:
+            yield f"{one.name}: {_ABRUPT}. It is to warn for one minor version first."
+
+
 def overdue(folder: Path, version: str) -> Iterator[str]:
     """Word what is wrong with the deprecations in the files of a folder."""
     now = tuple(map(int, version.split(".")[:2]))
@@ -250,7 +259,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(f"An __all__ lists a name that is nowhere: {error}")
         return 1
     version = runpy.run_path(str(root / "src/vaekit/_version.py"))["__version__"]
-    items = unreleased((root / "CHANGELOG.md").read_text("utf-8"))
+    changelog = (root / "CHANGELOG.md").read_text("utf-8")
+    items = unreleased(changelog)
     current, released = root / "api" / "current.txt", root / "api" / "released.txt"
     faults = list(overdue(root / "src", version))
     if command == "record":
@@ -264,6 +274,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         faults.append("CHANGELOG.md has an unreleased part; its heading is to bear the date.")
     if found := changes(read(released), read(current)):
         print("Since the last release:", *found, sep="\n")
+    dated = re.search(r"^## .*\d{4}-\d\d-\d\d", changelog, re.MULTILINE)
+    if dated:
+        faults += abrupt(read(released), read(current))
     if lacking := list(unsaid(read(released), read(current), items or [])):
         what = "The unreleased part of CHANGELOG.md lacks"
         faults.append("\n".join([what, *(f"  {one}" for one in lacking)]))

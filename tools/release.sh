@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 record="$PWD/docs/results/release.json"
-commit=$(git rev-parse --short HEAD 2>/dev/null || true)
+commit=$(git describe --always --dirty --exclude '*' 2>/dev/null || true)
 case "${1:-both}" in
     lowest | highest) legs=("$1") ;;
     both) legs=(lowest highest) ;;
@@ -52,10 +52,12 @@ for leg in "${legs[@]}"; do
     install --reinstall --no-deps "$wheel"
     "$work/env/bin/python" tools/installed.py "${check[@]}"
     say "$leg: the tests"
-    "$work/env/bin/python" -m pytest --junitxml "$work/$leg.xml" "$@"
+    code=0
+    "$work/env/bin/python" -m pytest --junitxml "$work/$leg.xml" "$@" || code=$?
     if [ "$#" -eq 0 ]; then
         "$work/env/bin/python" tools/rehearsed.py "$leg" "$work/$leg.xml" "$record" "$commit"
     fi
+    [ "$code" -eq 0 ] || exit "$code"
     rm -rf "$work/env"
 done
 say "done"
