@@ -475,6 +475,14 @@ class TestAttacks:
             {"class": "torch.nn.Sequential", "arguments": []},
             {"class": "vaekit.priors.StandardNormal", "arguments": [["dim", 10**9]]},
             {"class": "vaekit.priors.StandardNormal"},
+            {
+                "class": "vaekit.latents.FlowLatent",
+                "arguments": [
+                    ["dim", 1],
+                    ["context", 4 * 10**9],
+                    ["flow", {"class": "torch.nn.Identity", "arguments": []}],
+                ],
+            },
             {"again": 99},
             {"tensor": "none"},
             {"tuple": 3},
@@ -489,6 +497,24 @@ class TestAttacks:
         ]
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=r"config\.json: no model can be|classes: expected"):
+            vk.VAE.from_pretrained(folder)
+
+    @pytest.mark.parametrize("where", ["../outside", "/outside", "sub/../../outside"])
+    def test_a_path_out_of_the_folder(self, folder: Path, where: str) -> None:
+        """A file that would be read if the names in a description were paths."""
+        model = tiny()
+        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+        model.save_pretrained(folder)
+        (told,) = folder.glob("arguments-*.safetensors")
+        outside = folder.parent / "outside"
+        outside.mkdir(exist_ok=True)
+        told.rename(outside / told.name)
+        start = str(outside) if where.startswith("/") else where
+        config = json.loads((folder / "config.json").read_text())
+        config["sums"][f"{start}/{told.name}"] = config["sums"].pop(told.name)
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DamagedFileError, match="no model can be built"):
             vk.VAE.from_pretrained(folder)
 
     @pytest.mark.parametrize("value", [torch.nan, 0.0])
@@ -668,10 +694,24 @@ class TestFiles:
         assert [each["model"] for each in ends] == ["old"] * 3 + ["new"] * 3
         assert all(each["saved_again"] == "newest" for each in ends)
 
-    def test_a_page_of_ones_own_is_left(self, tmp_path: Path) -> None:
-        (tmp_path / "README.md").write_text("My project")
+    @pytest.mark.parametrize("page", [b"My project", "Überblick".encode("latin-1")])
+    def test_a_page_of_ones_own_is_left(self, tmp_path: Path, page: bytes) -> None:
+        (tmp_path / "README.md").write_bytes(page)
         tiny().save_pretrained(tmp_path)
-        assert (tmp_path / "README.md").read_text() == "My project"
+        assert (tmp_path / "README.md").read_bytes() == page
+        assert alike(vk.VAE.from_pretrained(tmp_path), tiny())
+
+    def test_a_folder_of_another_library_is_left(self, tmp_path: Path, refuses) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        words = "folder: expected one without a config.json of something else", str(tmp_path)
+        refuses(ValueError, lambda: tiny().save_pretrained(tmp_path), *words)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+    def test_the_folder_that_one_is_in(self, tmp_path: Path, monkeypatch) -> None:
+        (tmp_path / "digits").mkdir()
+        monkeypatch.chdir(tmp_path / "digits")
+        tiny().save_pretrained(".")
+        assert "# digits" in Path("README.md").read_text()
 
     def test_a_folder_has_no_revisions(self, tmp_path: Path, refuses) -> None:
         tiny().save_pretrained(tmp_path)

@@ -136,9 +136,13 @@ except OSError as error:
 
 def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     kept = write(tmp_path, "x", 1)
-    notes, alive = tmp_path / "notes.txt", tmp_path / f".{platform.node()}.{os.getpid()}.a.writing"
+    start = f".{platform.node()}."
+    notes, alive = tmp_path / "notes.txt", tmp_path / f"{start}{os.getppid()}.a.writing"
     elsewhere = tmp_path / ".another-machine.1.a.writing"
-    for path in (tmp_path / f".{platform.node()}.{2**22 + 1}.a.writing", notes, alive, elsewhere):
-        path.write_text("half")
-    storage.sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([kept, notes, alive, elsewhere])
+    gone = tmp_path / f"{start}{2**22 + 1}.a.writing"
+    before = tmp_path / f"{start}{os.getpid()}.a.writing"  # of one that had the same number
+    with storage.scratch(tmp_path) as own:
+        for path in (gone, notes, alive, elsewhere, before, own):
+            path.write_text("half")
+        storage.sweep(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([kept, notes, alive, elsewhere, own])

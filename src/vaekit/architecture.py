@@ -213,6 +213,10 @@ class _Room(TorchFunctionMode):
     _makers = (
         *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye),
         *(torch.arange, torch.linspace, torch.tril_indices, torch.triu_indices, torch.randperm),
+        *(torch.randint, torch.logspace, torch.empty_strided),
+        *(torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like),
+        *(torch.rand_like, torch.randn_like, torch.randint_like),
+        *(Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full),
     )
 
     def __init__(self, room: int) -> None:
@@ -224,7 +228,8 @@ class _Room(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         if func in self._makers:
-            self.take(math.prod(func(*args, **{**options, "device": "meta"}).shape))
+            like = [each.to("meta") if isinstance(each, Tensor) else each for each in args]
+            self.take(func(*like, **{**options, "device": "meta"}).numel())
         return func(*args, **options)
 
     def take(self, numbers: int) -> None:

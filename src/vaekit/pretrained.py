@@ -5,7 +5,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
@@ -80,7 +80,8 @@ class Pretrained(nn.Module):
         Raises:
             OSError: If a file cannot be written; what was there is then untouched.
             TypeError: If the state of a part is no tensor.
-            ValueError: If the weights are spread over processes.
+            ValueError: If the weights are spread over processes, or the folder is of another
+                library.
 
         Example:
             >>> import tempfile
@@ -164,6 +165,17 @@ class Pretrained(nn.Module):
 
         Returns:
             The repository's address.
+
+        Raises:
+            HfHubHTTPError: If the Hub refuses it; nothing of it is there then.
+            TypeError: As of `save_pretrained`.
+            ValueError: As of `save_pretrained`.
+
+        Example:
+            .. code-block:: python
+
+                model.push_to_hub("me/digits", text="Trained on MNIST.", private=True)
+                same = vk.VAE.from_pretrained("me/digits")
         """
         from huggingface_hub import HfApi
 
@@ -194,11 +206,11 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
         described, why, arguments = None, str(error), {}
     needs = f", classes=[{', '.join(sorted(custom))}]" if custom else ""
     card = _CARD_TEXT.format(
-        title=source or folder.name,
+        title=source or folder.resolve().name,
         text=text and f"{text}\n\n",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         latent_dim=getattr(model, "latent_dim", "?"),
-        source=source or folder.name,
+        source=source or folder.resolve().name,
         needs=needs if why is None else ", model=model",
         model=model,
         **versions,
@@ -208,6 +220,7 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
     config |= {"model": described, "not_described": why}
     # All is written before any of it has its name, so that a full disk leaves what was there; and
     # what describes both models has its name before the weights, whose renaming then decides.
+    before = _before(folder)
     with ExitStack() as stack:
         weights, told, both, last, page = (
             stack.enter_context(storage.scratch(folder)) for _ in range(5)
@@ -217,17 +230,17 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
         if arguments:
             storage.write_tensors(told, arguments, {"format": "pt"})
             sums[_named(told)] = storage.sum_of(told)
-        before = _before(folder)
         both.write_text(_json(config | {"before": before}), encoding="utf-8")
         last.write_text(_json(config), encoding="utf-8")
         page.write_text(card, encoding="utf-8")
+        ours = _is_ours(folder / _CARD)
         if arguments:
             storage.commit(told, folder / _named(told))
         if before is not None:
             storage.commit(both, folder / _CONFIG)
         storage.commit(weights, folder / _WEIGHTS)
         storage.commit(last, folder / _CONFIG)
-        if _is_ours(folder / _CARD):
+        if ours:
             storage.commit(page, folder / _CARD)
     for path in folder.glob(_ARGUMENTS):
         if _IS_ARGUMENTS.fullmatch(path.name) and path.name not in sums:
@@ -245,7 +258,17 @@ def _json(config: dict[str, Any]) -> str:
 
 
 def _before(folder: Path) -> dict[str, Any] | None:
-    """Return the description of the model that a folder holds already, if it holds one."""
+    """Return the description of the model that a folder holds already, if it holds one.
+
+    Raises:
+        ValueError: If it holds a description of something else.
+    """
+    held: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        held = json.loads((folder / _CONFIG).read_bytes())
+    if isinstance(held, dict) and held.get("library") != "vaekit":
+        what = "one without a config.json of something else"
+        raise ValueError(_checks.expected("folder", what, folder))
     try:
         config = _config(folder)
         whole = storage.sum_of(folder / _WEIGHTS) == config["sums"][_WEIGHTS]
@@ -407,7 +430,7 @@ def _folder(source: str | PathLike[str], revision: str | None) -> Path:
 
 def _is_ours(card: Path) -> bool:
     """Tell whether a card may be written over: there is none, or it was written here."""
-    return not card.exists() or "Written by vaekit" in card.read_text(encoding="utf-8")
+    return not card.exists() or b"Written by vaekit" in card.read_bytes()
 
 
 def _config(folder: Path) -> dict[str, Any]:

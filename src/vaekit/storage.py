@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _SUFFIX = ".writing"
+_writing: set[str] = set()  # what this process has begun
 
 
 class DamagedFileError(ValueError):
@@ -68,10 +69,12 @@ def scratch(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{platform.node()}.{os.getpid()}.{uuid.uuid4().hex}{_SUFFIX}"
+    _writing.add(temporary.name)
     try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+        _writing.discard(temporary.name)
 
 
 def commit(temporary: Path, path: Path) -> None:
@@ -94,7 +97,9 @@ def commit(temporary: Path, path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what a process of this machine was writing when it was killed."""
     for left in folder.glob(f".{platform.node()}.*{_SUFFIX}"):
-        if not _is_running(left.name.removeprefix(f".{platform.node()}.").partition(".")[0]):
+        process = left.name.removeprefix(f".{platform.node()}.").partition(".")[0]
+        own = process == str(os.getpid())  # or of another before, in a container started anew
+        if left.name not in _writing if own else not _is_running(process):
             left.unlink(missing_ok=True)
 
 
