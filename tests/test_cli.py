@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import signal
@@ -209,11 +210,81 @@ def test_data_that_have_changed(tmp_path: Path, monkeypatch, capsys) -> None:
     assert said in fails(capsys, "train", "--out", run, "--resume", "--steps", "9")
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.npz", b"PK\x03\x04no"), ("x.npy", b"")])
-def test_a_damaged_file_of_numbers(tmp_path: Path, name: str, content: bytes, capsys) -> None:
+def archive(damaged: bool) -> bytes:
+    """An archive of numbers, compressed; or one whose numbers were damaged, not its list."""
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.arange(1000.0))
+    content = bytearray(file.getvalue())
+    content[60:200] = bytes(140) if damaged else content[60:200]
+    return bytes(content)
+
+
+def array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.arange(1000.0))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more"),
+    [
+        ("x.npz", b"PK\x03\x04no", []),
+        ("x.npz", archive(damaged=True), []),
+        ("x.npz", b"no archive at all", []),
+        ("x.npy", b"", []),
+        ("x.npy", b"no array at all", []),
+        ("x.npy", array()[:-100], []),
+        ("x.csv", "a,b\n1,2\n3,\u00fc\n".encode("latin-1"), []),
+        ("x.csv", b"a,b\n1,2\n3\n", ["--label", "b"]),
+        ("x.csv", b"a,b\n1,2\n3\n", []),
+        ("x.csv", b'"' + b"a" * 200_000 + b'"\n1\n', []),
+    ],
+)
+def test_a_damaged_file_of_numbers(
+    tmp_path: Path, name: str, content: bytes, more: list[str], capsys
+) -> None:
     (tmp_path / name).write_bytes(content)
-    said = fails(capsys, "train", str(tmp_path / name), "--out", str(tmp_path / "run"))
-    assert f"data: expected a whole file of numbers, got {name}" in said
+    command = "train", str(tmp_path / name), *more, "--out", str(tmp_path / "run")
+    said = fails(capsys, *command)
+    assert "data: expected a" in said
+    assert name in said
+    assert "load it" not in said  # as numpy advises, which would run what is in it
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_first_line_of_numbers_that_lacks_one(tmp_path: Path, capsys) -> None:
+    (tmp_path / "x.csv").write_text("1,,3\n4,5,6\n7,8,9\n")
+    said = fails(capsys, "train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"))
+    assert (
+        "data: expected a first line of names or of numbers, got x.csv, with '' in column 2" in said
+    )
+
+
+def test_cells_of_nan_are_the_datas(tmp_path: Path, capsys) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,nan\n2,3\n")
+    said = fails(capsys, "train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"))
+    assert "data: expected no NaN" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digits", "--size", "8"], "--size: expected none but for a folder of images, got 8"),
+        (["digits", "--channels", "1"], "--channels: expected none but for a folder"),
+        (["digits", "--test-share", "0.2"], "--test-share: expected none but for a folder or a f"),
+        (["digits", "--label", "y"], "--label: expected none but for a file of numbers"),
+        (["digits", "--filters", "8"], "--filters: expected none but with --network conv"),
+        (["digits", "--validation-share", "0.2"], "--validation-share: expected none but with"),
+    ],
+)
+def test_options_that_would_not_be_looked_at(tmp_path: Path, words, said: str, capsys) -> None:
+    assert said in fails(capsys, "train", *words, "--out", str(tmp_path / "run"))
+
+
+def test_no_matplotlib(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    said = fails(capsys, "sample", str(run), "--out", str(tmp_path / "x.png"))
+    assert 'A picture needs matplotlib: pip install "vaekit[plots]"' in said
 
 
 @pytest.mark.parametrize("words", [["digits"], ["--resume"]])

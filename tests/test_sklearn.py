@@ -64,11 +64,35 @@ class TestTransformer:
         assert found.best_score_ > 0.6
         assert len(found.cv_results_["params"]) == 4
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_the_unit_is_of_no_matter(self, dtype: type) -> None:
+        """Columns are standardised however small their numbers; scores are in their unit."""
+        rows = IRIS.astype(dtype)
+        one, small = (
+            VAETransformer(2, steps=50, random_state=0).fit(rows * dtype(unit))
+            for unit in (1, 2**-40)
+        )
+        assert np.allclose(one.transform(rows), small.transform(rows * dtype(2**-40)), atol=1e-5)
+        shift = one.score(rows) - small.score(rows * dtype(2**-40))
+        assert shift == pytest.approx(4 * np.log(2**-40), rel=1e-6)
+
+    def test_a_column_that_does_not_vary(self) -> None:
+        rows = np.column_stack([IRIS, np.full(len(IRIS), 0.1), np.zeros(len(IRIS))])
+        scale = VAETransformer(2, steps=1, random_state=0).fit(rows).scale_
+        assert scale[-2:].tolist() == [1, 1]
+
     def test_searched_by_its_own_score(self) -> None:
         grid = {"learning_rate": [1e-3, 1e-6]}
         estimator = VAETransformer(steps=200, random_state=0)
         found = GridSearchCV(estimator, grid, cv=2).fit(IRIS)
         assert found.best_params_ == {"learning_rate": 1e-3}
+
+    def test_a_detector_in_a_pipeline_that_is_searched(self) -> None:
+        detector = make_pipeline(StandardScaler(), VAEOutlierDetector(steps=200, random_state=0))
+        grid = {"vaeoutlierdetector__learning_rate": [1e-3, 1e-6]}
+        found = GridSearchCV(detector, grid, cv=2).fit(IRIS)
+        assert found.best_params_ == {"vaeoutlierdetector__learning_rate": 1e-3}
+        assert set(found.predict(IRIS)) == {-1, 1}
 
     def test_clones_repeat_it_to_the_digit(self, fitted) -> None:
         again = clone(fitted).fit(IRIS)

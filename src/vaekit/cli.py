@@ -76,6 +76,7 @@ _DEFAULTS: dict[str, Any] = {
     "ema": None,
     "precision": None,
     "channels_last": False,
+    "recompute": False,
     "seed": 0,
     "device": "cpu",
     "compile": False,
@@ -86,10 +87,10 @@ _DEFAULTS: dict[str, Any] = {
 #: What `fit` takes by the same name.
 _OF_FIT = (
     *("epochs", "steps", "batch_size", "learning_rate", "samples", "validate_every", "patience"),
-    *("clip_grad_norm", "accumulate", "ema", "precision", "channels_last", "seed", "compile"),
-    *("cuda_graph", "log_with"),
+    *("clip_grad_norm", "accumulate", "ema", "precision", "channels_last", "recompute", "seed"),
+    *("compile", "cuda_graph", "log_with"),
 )
-_FREE = ("epochs", "steps", "device", "checkpoint_every", "log_with")  # to go on with
+_FREE = ("epochs", "steps", "device", "checkpoint_every", "log_with", "recompute")  # to go on with
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,6 +192,7 @@ def _add_train(commands: Any) -> None:
     )
     add("--ema", type=float, metavar="DECAY", help="average the weights: 0.999")
     add("--precision", choices=("bf16", "fp16"), help="of the networks, in place of float32")
+    _switch(add, "--recompute", "compute again what deep networks would keep: less memory")
     _switch(add, "--channels-last", "lay images out so; convolutions may be faster")
     add("--seed", type=int, help="of all that is random (0)")
     add("--device", help="cpu, cuda, mps (cpu)")
@@ -334,7 +336,28 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         _read_config(args.out)  # which says so where it is of something else
     if not {"epochs", "steps"} & given.keys():
         given["epochs"] = 20
-    return _DEFAULTS | given | {"version": __version__}
+    config = _DEFAULTS | given | {"version": __version__}
+    _check_all_apply(given, config)
+    return config
+
+
+def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse what is asked for and would not be looked at."""
+    named, folder = config["data"] in _NAMED, Path(config["data"]).is_dir()
+    of_folder = folder and not named, "for a folder of images"
+    of_file = not folder and not named, "for a file of numbers"
+    where = {
+        "size": of_folder,
+        "channels": of_folder,
+        "label": of_file,
+        "standardize": of_file,
+        "test_share": (not named, "for a folder or a file"),
+        "filters": (config["network"] == "conv", "with --network conv"),
+        "validation_share": (config["patience"] is not None, "with --patience"),
+    }
+    for name, (applies, what) in where.items():
+        option = f"--{name.replace('_', '-')}"
+        _checks.require(applies or name not in given, option, f"none but {what}", given.get(name))
 
 
 def _gone_on_with(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -367,10 +390,6 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
     """Return the training and the test data."""
     name, binarize = config["data"], config["binarize"]
     path = Path(name)
-    for option in ("label", "standardize"):
-        of_file = name not in _NAMED and not path.is_dir()
-        what = "none but for a file of numbers"
-        _checks.require(of_file or not config[option], f"--{option}", what, config[option])
     if name in _NAMED:
         train, test = getattr(datasets, name)(binarize=binarize)
         return train, test
@@ -390,7 +409,8 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         train, test = _split(len(values), config)
         if config["standardize"]:
             values = _standardized(values, train, config)
-        whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
+        with _checks.calling("x", "data"):
+            whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
     return whole.subset(train), whole.subset(test)
 
 
@@ -535,8 +555,7 @@ def _draw(
 
 def _write_picture(path: Path, draw: "Callable[[], Axes]") -> None:
     """Write a picture without a screen, and close what it was drawn on."""
-    import matplotlib.pyplot as plt
-
+    plt = _checks.module("matplotlib.pyplot", "A picture", "matplotlib", '"vaekit[plots]"')
     plt.switch_backend("agg")
     try:
         draw()

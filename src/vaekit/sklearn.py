@@ -126,6 +126,10 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         scores -= np.log(self.scale_).sum().astype(X.dtype)
         return scores
 
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean of `score_samples`: the higher, the better."""
+        return float(self.score_samples(X).mean())
+
     def sample(self, n_samples: int = 1) -> npt.NDArray[Any]:
         """Draw rows like those of the data: from the prior, and what the decoder says of them.
 
@@ -226,6 +230,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         mean\_: What was taken off each column.
         scale\_: What each column was then divided by.
 
+    Raises:
+        TypeError: From ``fit``, if ``hidden`` is no sequence, or ``build`` makes something else.
+        ValueError: From ``fit``, if a parameter or the data do not fit; from the others, if the
+            columns are others than those fitted.
+
     Example:
         >>> from sklearn.datasets import load_iris
         >>> X, _ = load_iris(return_X_y=True)
@@ -254,10 +263,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
             decoded = self.model_.decode(latent).double().cpu().numpy()
         rows: npt.NDArray[Any] = decoded * self.scale_ + self.mean_
         return rows
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean of `VAEEstimator.score_samples`: the higher, the better."""
-        return float(self.score_samples(X).mean())
 
     @property
     def _n_features_out(self) -> int:
@@ -293,6 +298,10 @@ class VAEOutlierDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         model\_: The `VAE`, of the standardised columns.
         history\_: Its `History <training.History>`.
         offset\_: The log-density, in nats, under which a row is an outlier.
+
+    Raises:
+        TypeError: As `VAETransformer`.
+        ValueError: As `VAETransformer`; from ``fit``, if ``contamination`` is not in (0, 0.5].
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(200, 3))

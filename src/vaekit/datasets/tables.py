@@ -1,6 +1,7 @@
 """Files of numbers: tables and arrays, read without running what they may hold."""
 
 import csv
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,9 @@ def units(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """
     mean, deviation = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     # What a column that does not vary leaves is rounding, to be left as it is.
-    precision = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
-    varies = deviation > 10 * precision * np.maximum(1, np.abs(mean))
+    own = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
+    rounding = max(10 * own, len(rows) * np.finfo(np.float64).eps)  # of a value, of their sum
+    varies = deviation > rounding * np.abs(mean)
     return mean, np.where(varies, deviation, 1.0)
 
 
@@ -56,8 +58,12 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
             values, labels, columns = _table(path, label)
         else:
             raise ValueError(_checks.expected("data", "a file .npy, .npz or .csv", path.name))
-    except (BadZipFile, EOFError, IndexError) as error:
-        why = f"{type(error).__name__}: {error}"
+    except (ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error, csv.Error) as error:
+        if str(error).startswith(("data: ", "--label: ")):
+            raise
+        # numpy takes what it cannot read for pickles, and says how those are run.
+        pickled = "allow_pickle" in str(error) or "pickled" in str(error)
+        why = "It holds no plain numbers." if pickled else f"{type(error).__name__}: {error}"
         message = _checks.expected("data", "a whole file of numbers", path.name, why)
         raise ValueError(message) from error
     if labels is None or labels.dtype.kind not in "OUS":
@@ -71,7 +77,13 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     coding = "utf-8-sig"  # which some programs begin with a mark
     with path.open(encoding=coding, newline="") as lines:
         names = [each.strip() for each in next(csv.reader(lines), [])]
-    named = label is not None or not all(map(_is_number, names))
+    told = [*map(_is_number, names)]
+    named = label is not None or not any(told)
+    if not named and not all(told):
+        odd = told.index(False)
+        got = f"{path.name}, with {names[odd]!r} in column {odd + 1}"
+        hint = "With --label it is one of names, numbers among them."
+        raise ValueError(_checks.expected("data", "a first line of names or of numbers", got, hint))
     read = partial(
         np.loadtxt,
         path,
