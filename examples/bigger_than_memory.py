@@ -2,9 +2,8 @@
 Bigger than memory: train from a file on disk
 =============================================
 
-Images in a memory-mapped file, which is eight times as large as what training may allocate, and
-larger than all that the process may have. Each batch is read from the file as it is asked for, and
-the kernel holds the process to the limit.
+Images in a memory-mapped file, which is eight times as large as what training may allocate. Each
+batch is read from the file as it is asked for, and the kernel holds the process to the limit.
 """
 
 # %%

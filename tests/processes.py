@@ -94,6 +94,12 @@ OBJECTIVES: dict[str, Callable[[], vk.objectives.Objective]] = {
     "elbo": lambda: vk.Reconstruction() + vk.KL(),
     "iwae": lambda: 1 * vk.objectives.ImportanceWeighted(),
     "dreg": lambda: 1 * vk.objectives.ImportanceWeighted(gradient="dreg"),
+    "stl": lambda: 1 * vk.objectives.ImportanceWeighted(gradient="stl"),
+    "renyi": lambda: 1 * vk.objectives.ImportanceWeighted(alpha=0.5),
+    "latent l2": lambda: vk.Reconstruction() + 2 * vk.objectives.LatentL2(),
+    "capacity": lambda: (
+        vk.Reconstruction() + 5 * vk.objectives.Capacity(vk.schedules.Linear(0, 9, 9))
+    ),
     "stratified": lambda: tc(),
     "weighted": lambda: tc(estimator="weighted"),
     "exact": lambda: tc(estimator="exact", dataset_posterior=reference()),
@@ -123,7 +129,7 @@ def trained(name: str, accumulate: int = 1, source=None, device: str = "cpu", **
         batch_size=max(SIZES),
         pairs=True,
         optimizer=lambda parameters: torch.optim.SGD(parameters, 1e-3),
-        samples=DRAWS if name in ("iwae", "dreg") else None,
+        samples=DRAWS if name in ("iwae", "dreg", "stl", "renyi") else None,
         validate_every=1,
         accumulate=accumulate,
         seed=0,
@@ -132,6 +138,20 @@ def trained(name: str, accumulate: int = 1, source=None, device: str = "cpu", **
     )
     weights = {f"objective.{key}": value for key, value in objective.state_dict().items()}
     return history.train, whole(made) | weights
+
+
+def around():
+    """Train with what goes on around the gradient: cut, averaged, measured, a rate that falls."""
+
+    def falling(optimizer):
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=9.0)
+
+    options = {"clip_grad_norm": 0.5, "ema": 0.5, "scheduler": falling}
+    made, objective = model(), OBJECTIVES["stratified"]()
+    given = {"epochs": 2, "batch_size": max(SIZES), "pairs": True, "seed": 0, "progress": False}
+    sgd = {"optimizer": lambda parameters: torch.optim.SGD(parameters, 1e-2)}
+    history = vk.fit(made, objective, data(), validation=data(), **given | options | sgd)
+    return {**history.train, "rate": history.learning_rate}, history.validation, whole(made)
 
 
 def sharing(folder: Path) -> dict[str, object]:
@@ -229,13 +249,29 @@ def sharing(folder: Path) -> dict[str, object]:
     failing = [{"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}]
     failing += [{"data": [holed]}, {"log_with": "paper"}]
     failing += [{"data": [values()[:8, :PIXELS].float()] * (2 if rank else 3)}]
+
+    class Unreadable(torch.utils.data.Dataset):
+        """Has an element that the last process runs into."""
+
+        def __len__(self):
+            return 16
+
+        def __getitem__(self, index):
+            if index == 15:
+                raise ValueError("data: element 15 cannot be read")
+            return torch.zeros(PIXELS)
+
+    unreadable = DataLoader(Unreadable(), 8)
+    failing += [{"data": unreadable}, {"data": unreadable, "batched": True}]
     for options in failing:
         given = {"data": values()[:, :PIXELS].float()} | options
         latent = vk.GaussianLatent(DIM)
         decoder = vk.Decoder(torch.nn.Linear(DIM, PIXELS), vk.likelihoods.Gaussian(PIXELS))
         made = vk.VAE(vk.Encoder(torch.nn.Linear(PIXELS, 2 * DIM), latent), decoder)
         try:
-            vk.fit(made, vk.KL(), epochs=1, progress=False, **given)
+            compared = given.pop("batched", False)  # where they wait for one another before
+            objective = vk.KL() + vk.objectives.DIP() if compared else vk.KL()
+            vk.fit(made, objective, epochs=1, progress=False, **given)
         except (ArithmeticError, ValueError, RuntimeError) as error:
             found["errors"].append(str(error))
     return found
@@ -348,6 +384,7 @@ def main() -> None:
     results["sampled"] = trained("stratified", source=loader, divided=True)
     own = data().subset(range(rank, sum(SIZES), count))  # of which some have one more
     results["of arrays"] = trained("stratified", source=own, divided=True)
+    results["around"] = around()
     results["sharing"] = sharing(folder)
     for name in ("elbo", "iwae", "stratified", "mmd", "factor"):
         for parts in (1, 3):

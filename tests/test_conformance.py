@@ -1,6 +1,8 @@
 """One list a room: whatever stands in it keeps the room's contract."""
 
 import copy
+import importlib
+import inspect
 import math
 from collections.abc import Callable
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Laplace
 
 import vaekit as vk
+import vaekit.sklearn
 
 f64 = torch.float64
 
@@ -159,6 +162,26 @@ def of(cases: dict) -> pytest.MarkDecorator:
 )
 def test_every_public_name_is_on_its_list(module, cases, others) -> None:
     assert {name.split(",")[0] for name in cases} | others == set(module.__all__)
+
+
+def _documented() -> list[str]:
+    """The public functions, and the classes that are built, subclassed or caught."""
+    found = {}
+    for room in (vk, *(getattr(vk, name) for name in vk.__all__), vaekit.sklearn):
+        for name in room.__all__ if inspect.ismodule(room) else ():
+            given = getattr(room, name)
+            result = isinstance(given, type) and issubclass(given, tuple)  # what a function returns
+            if callable(given) and getattr(given, "__doc__", None) and not result:
+                found[f"{room.__name__}.{name}"] = given
+    bases = {"vaekit.pretrained.Pretrained", "vaekit.sklearn.VAEEstimator"}
+    kept = {name: each for name, each in found.items() if name not in bases}
+    return [name for name, each in kept.items() if str(each.__module__).startswith("vaekit.")]
+
+
+@pytest.mark.parametrize("name", _documented())
+def test_every_public_name_has_an_example(name: str) -> None:
+    room, _, own = name.rpartition(".")
+    assert "Example:" in inspect.getdoc(getattr(importlib.import_module(room), own))
 
 
 def build(

@@ -69,7 +69,9 @@ def test_elements_are_not_set_beside_those_of_others(likelihood, x, shape: str, 
         out = model(X, samples)
         refuses(ValueError, lambda o=out: vk.reconstruction(o.likelihood, x), "x", "(20, ", shape)
     if shape:
-        refuses(ValueError, lambda: vk.fit(model, elbo(), x, epochs=1, progress=False), "x", shape)
+        fit = partial(vk.fit, model, elbo(), epochs=1, progress=False)
+        refuses(ValueError, lambda: fit(x), "data", shape)  # which tells its shape
+        refuses(ValueError, lambda: fit([x]), "x", shape)
         refuses(ValueError, lambda: vk.training.evaluate(model, elbo(), x), "x", shape)
         measure = vk.metrics.negative_log_likelihood
         refuses(ValueError, lambda: measure(model, x, samples=2), "x", shape)

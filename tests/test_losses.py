@@ -249,6 +249,21 @@ class TestTotalCorrelation:
             value = vk.total_correlation(q, q.rsample(), **options)
             torch.testing.assert_close(value, torch.zeros((), dtype=f64), rtol=0, atol=1e-10)
 
+    def test_zero_for_a_factorial_data_set(self) -> None:
+        # Every combination of the means of one dimension with those of the other, once each: q(z)
+        # is a product though no posterior is another's.
+        one, other = torch.tensor([-3.0, 0.5, 2.0], dtype=f64), torch.tensor([-1.0, 4.0], dtype=f64)
+        means = torch.cartesian_prod(one, other)
+        q = DiagonalGaussian(means, torch.full_like(means, -1.0))
+        for options in (
+            {"dataset_size": len(means)},
+            {"estimator": "exact", "dataset_posterior": q},
+        ):
+            value = vk.total_correlation(q, q.rsample(), **options)
+            torch.testing.assert_close(value, torch.zeros((), dtype=f64), rtol=0, atol=1e-10)
+        apart = DiagonalGaussian(means.sort(0).values, q.logvar)  # the same values, tied together
+        assert vk.total_correlation(apart, apart.mean, dataset_size=len(means)) > 0.1
+
     def test_exact_for_a_finite_data_set(self) -> None:
         # Two elements in two dimensions, against quadrature over a fine grid.
         means = torch.tensor([[-1.0, -1.0], [1.0, 1.0]], dtype=f64)
@@ -361,7 +376,7 @@ class TestTotalCorrelation:
         refuses(ValueError, lambda: tc(one, one.rsample(), dataset_size=9), "z", "at least 2", "1")
         full = td.MultivariateNormal(torch.zeros(4, 3), torch.eye(3))
         refuses(
-            TypeError, lambda: tc(full, z.float(), dataset_size=9), "distribution", "independent"
+            TypeError, lambda: tc(full, z.float(), dataset_size=9), "posterior: ", "independent"
         )
 
 
@@ -411,7 +426,7 @@ class TestDecomposition:
         refuses(
             TypeError,
             lambda: vk.decompose_kl(q, full, q.rsample(), dataset_size=9),
-            "distribution",
+            "prior: ",
             "independent",
         )
 

@@ -229,7 +229,8 @@ class TestData:
         refuses(TypeError, lambda: run(validation=3), "validation", "Dataset", "int")
         refuses(ValueError, lambda: run(data=DATA * 0.5), "x", "zeros and ones", "0.5")
         refuses(ValueError, lambda: run(data=DATA.mul(math.nan)), "data", "no NaN")
-        refuses(ValueError, lambda: run(data=DATA[:, :, :7]), "x", "64 values", "7")
+        refuses(ValueError, lambda: run(data=DATA[:, :, :7]), "data", "(1, 8, 8)", "(1, 7, 8)")
+        refuses(ValueError, lambda: run(data=[DATA[:, :, :7]]), "x", "64 values", "7")
 
 
 class TestOptions:
@@ -249,6 +250,30 @@ class TestOptions:
         refuses(TypeError, lambda: run(learning_rat=1e-3), "argument 'learning_rat'")
         foreign = torch.optim.Adam(tiny().parameters())
         refuses(ValueError, lambda: run(model, optimizer=foreign), "optimizer", "model's")
+        foreign_maker = {"optimizer": lambda parameters: foreign}
+        refuses(ValueError, lambda: run(model, **foreign_maker), "optimizer", "model's")
+        refuses(TypeError, lambda: run(optimizer="adam"), "optimizer: expected an opt", "'adam'")
+        none = {"optimizer": lambda parameters: None}
+        refuses(TypeError, lambda: run(**none), "optimizer: expected a function", "returns None")
+        closure = "optimizer: expected one whose step needs no closure", "LBFGS"
+        refuses(ValueError, lambda: run(optimizer=torch.optim.LBFGS), *closure)
+        made = {"optimizer": lambda parameters: torch.optim.LBFGS(parameters)}
+        refuses(ValueError, lambda: run(**made), *closure)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["channels_last", "recompute", "divided", "compile", "cuda_graph", "resume", "pairs"],
+    )
+    def test_what_is_neither_true_nor_false(self, name: str, refuses) -> None:
+        refuses(TypeError, lambda: run(**{name: "no"}), f"{name}: expected True or False, got 'no'")
+
+    def test_nothing_has_moved_where_the_data_do_not_fit(self, tmp_path, refuses) -> None:
+        model, state = tiny(), torch.get_rng_state()
+        given = {"seed": 3, "epochs": 1, "checkpoint": tmp_path / "run", "progress": False}
+        words = "data: expected elements of shape (1, 8, 8), as the likelihood has, got (64,)"
+        refuses(ValueError, lambda: fit(model, elbo(), DATA.flatten(1), **given), words)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("fused", [True, False])
     def test_without_an_optimizer_it_is_adam(self, fused: bool, monkeypatch) -> None:

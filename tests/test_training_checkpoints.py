@@ -574,6 +574,7 @@ class TestRefusals:
             ("optimizer", {"optimizer": lambda parameters: torch.optim.Adam(parameters, 1e-6)}),
             ("pairs", {"pairs": False}),
             ("corruption", {"corruption": torch.zeros_like}),
+            ("compile", {"compile": True}),
             ("model", {"model": tiny().double()}),
             ("scheduler", {"scheduler": lambda optimizer: StepLR(optimizer, 3)}),
             (
@@ -678,6 +679,10 @@ class TestRefusals:
             assert all(parameter.isfinite().all() for parameter in model.parameters())
         with pytest.raises(NonFiniteLossError, match=why):
             fit(tiny(), elbo() + Spoils(), DATA, steps=6, **options)
+        # Where nothing looks until the next step runs into them, they are still the cause.
+        with pytest.raises(NonFiniteLossError, match=why) as caught:
+            fit(tiny(), elbo() + Spoils(), DATA, steps=14, validate_every=14, **options)
+        assert caught.value.term.startswith(("encoder", "decoder"))
 
     def test_other_versions_are_warned_of(self, tmp_path: Path, monkeypatch) -> None:
         run(tmp_path, 5)

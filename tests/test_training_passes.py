@@ -128,6 +128,28 @@ class TestAccumulation:
         norm = made.encoder.net[2]
         assert norm.num_batches_tracked == 3 * options.get("accumulate", 1)
 
+    def test_layers_with_statistics_are_computed_again_and_end_alike(self) -> None:
+        def model(calls: list[int]) -> vk.VAE:
+            torch.manual_seed(0)
+            layers = []
+            for size in (64, 16, 16):
+                layers += [torch.nn.Linear(size, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU()]
+            layers[3].register_forward_hook(lambda *_: calls.append(1))
+            net = torch.nn.Sequential(torch.nn.Flatten(), *layers, torch.nn.Linear(16, 4))
+            plain = tiny()
+            return vk.VAE(vk.Encoder(net, plain.encoder.latent), plain.decoder)
+
+        plain_calls: list[int] = []
+        again_calls: list[int] = []
+        plain, again = model(plain_calls), model(again_calls)
+        run(plain, epochs=2)
+        run(again, epochs=2, recompute=True)
+        assert len(again_calls) == 2 * len(plain_calls) > 0
+        for one, other in zip(
+            plain.state_dict().values(), again.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other)
+
     def test_a_corruption_is_drawn_once(self) -> None:
         seen = []
 
@@ -345,10 +367,17 @@ class TestMetrics:
     def test_what_is_none_is_refused(self, refuses) -> None:
         mse = torchmetrics.MeanSquaredError()
         refuses(ValueError, lambda: run(metrics={"mse": mse}), "validation: expected data, where m")
-        taken = {"kl": mse}
-        refuses(ValueError, lambda: run(metrics=taken, validation=DATA), "metrics: expected other")
-        bare = {"mse": torch.nn.functional.mse_loss}
-        refuses(TypeError, lambda: run(metrics=bare, validation=DATA), "metrics: expected metrics")
+        taken, bare = {"kl": mse}, {"mse": torch.nn.functional.mse_loss}
+        model = tiny()
+        before = copy.deepcopy(model.state_dict())
+        for kind, metrics, words in (
+            (ValueError, taken, "metrics: expected other"),
+            (TypeError, bare, "metrics: expected metrics"),
+            (TypeError, [mse], "metrics: expected metrics by name"),
+        ):
+            given = {"metrics": metrics, "validation": DATA, "progress": False, "epochs": 1}
+            refuses(kind, lambda g=given: vk.fit(model, elbo(), DATA, **g), words)
+        assert all(torch.equal(each, before[key]) for key, each in model.state_dict().items())
 
 
 class TestTrackers:

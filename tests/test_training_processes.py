@@ -55,6 +55,15 @@ class TestGradients:
         loader = DataLoader(processes.data(), max(processes.SIZES))
         _same(ranks, f"loader, {workers}", processes.trained("stratified", source=loader))
 
+    def test_what_goes_on_around_them(self, ranks) -> None:
+        train, validation, weights = processes.around()
+        assert train["rate"][-1] < train["rate"][0]
+        for rank in ranks:
+            found, measured, others = rank["around"]
+            torch.testing.assert_close(others, weights, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found, train, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(measured, validation, rtol=1e-10, atol=1e-10)
+
     def test_batches_of_ones_own(self, ranks) -> None:
         batches = [*DataLoader(processes.data(), max(processes.SIZES))]
         _same(ranks, "batches", processes.trained("mmd", source=batches))
@@ -119,7 +128,8 @@ class TestSharing:
     def test_errors_are_everyones(self, ranks) -> None:
         what = "data: expected the same batches in every process"
         for rank in ranks:
-            callback, batches, loader, holed, tracker, fewer = rank["sharing"]["errors"]
+            callback, batches, loader, holed, tracker, fewer, *unread = rank["sharing"]["errors"]
+            assert unread == ["data: element 15 cannot be read"] * 2
             assert fewer.startswith("data: expected batches of one size in every process")
             assert "one of 0 and one of 8" in fewer
             assert callback.endswith("the callback's own")

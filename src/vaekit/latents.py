@@ -98,6 +98,10 @@ class GaussianLatent(Latent):
         dim: The number of latent dimensions.
         num_params: How many numbers the encoder's network returns for each element: ``2 * dim``.
 
+    Raises:
+        ValueError: If ``dim`` is no whole number above 0; from a call if the last dimension is not
+            ``num_params``, or the parameters hold NaN.
+
     Example:
         >>> latent = GaussianLatent(20)
         >>> latent.num_params

@@ -36,6 +36,9 @@ class StandardNormal(nn.Module):
     Args:
         dim: The number of latent dimensions.
 
+    Raises:
+        ValueError: If ``dim`` is no whole number above 0.
+
     Example:
         >>> prior = StandardNormal(20)
         >>> prior().sample((8,)).shape

@@ -19,6 +19,9 @@ class Constant:
     Args:
         value: The value, at least 0.
 
+    Raises:
+        ValueError: If a number does not fit.
+
     Example:
         >>> Constant(4.0)(step=1000)
         4.0
@@ -61,6 +64,9 @@ class Linear(_Between):
         end: The value from step ``steps`` on.
         steps: How many steps the line takes.
 
+    Raises:
+        ValueError: If a number does not fit.
+
     Example:
         >>> warm_up = Linear(0, 1, steps=1000)
         >>> [warm_up(step) for step in (0, 500, 1000, 2000)]
@@ -90,6 +96,9 @@ class Cyclical(_Between):
         end: The value of each plateau.
         period: How many steps a cycle takes.
         ramp: The part of the cycle that the line takes, above 0 and at most 1.
+
+    Raises:
+        ValueError: If a number does not fit.
 
     Example:
         >>> beta = Cyclical(0, 1, period=1000, ramp=0.5)
@@ -129,6 +138,9 @@ class Sigmoid(_Between):
         end: The value from step ``steps`` on.
         steps: How many steps the S takes.
         steepness: s, above 0: nearly a line at 1, nearly a jump at 100.
+
+    Raises:
+        ValueError: If a number does not fit.
 
     Example:
         >>> warm_up = Sigmoid(0, 1, steps=1000)

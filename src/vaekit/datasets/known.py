@@ -207,6 +207,12 @@ def celeba(
         ImportError: As for `mnist`.
         ValueError: If an image is missing or cannot be read, which is named.
 
+    Example:
+        .. code-block:: python
+
+            train, validation, test = vk.datasets.celeba(size=64)
+            smiling = train.classes.index("Smiling")
+
     References:
         Z. Liu et al., *Deep Learning Face Attributes in the Wild*, 2015.
     """

@@ -303,12 +303,6 @@ def sprites(*, dtype: torch.dtype | None = None) -> FactorDataset:
         >>> hearts = data.select(shape=2, orientation=range(0, 40, 4))
         >>> train, test = hearts.split(0.9, 0.1)
 
-    Example:
-        .. code-block:: python
-
-            data = vk.datasets.dsprites("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz")
-            model, objective = vk.recipes.beta_tcvae(vk.likelihoods.Bernoulli(data.shape), 10)
-
     References:
         L. Matthey, I. Higgins, D. Hassabis and A. Lerchner, *dSprites: Disentanglement Testing
         Sprites Dataset*, 2017, https://github.com/google-deepmind/dsprites-dataset.
@@ -349,6 +343,12 @@ def dsprites(path: str | Path, *, dtype: torch.dtype | None = None) -> FactorDat
         FileNotFoundError: If the file is not there.
         ValueError: If it is no such file: arrays are missing or of other shapes, pixels are other
             than 0 and 1, or the images are not every combination of some values, once each.
+
+    Example:
+        .. code-block:: python
+
+            data = vk.datasets.dsprites("dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz")
+            model, objective = vk.recipes.beta_tcvae(vk.likelihoods.Bernoulli(data.shape), 10)
 
     References:
         L. Matthey, I. Higgins, D. Hassabis and A. Lerchner, *dSprites: Disentanglement Testing

@@ -41,7 +41,7 @@ class Checked(Distribution):
 
 
 def log_prob_by_dimension(
-    distribution: Distribution, value: Float[Tensor, "..."]
+    distribution: Distribution, value: Float[Tensor, "..."], argument: str = "distribution"
 ) -> Float[Tensor, "..."]:
     """Log-density of each latent dimension by itself, in nats.
 
@@ -49,6 +49,7 @@ def log_prob_by_dimension(
         distribution: One whose dimensions are independent: a `DiagonalGaussian`, another with a
             method of this name, or torch's ``Independent`` of a univariate distribution.
         value: Where to take it.
+        argument: How errors name the distribution.
 
     Shape:
         ``value: (..., dim)``, returns its shape broadcast with ``(*batch, dim)``.
@@ -70,7 +71,7 @@ def log_prob_by_dimension(
         log_prob: Tensor = distribution.base_dist.log_prob(value)
         return log_prob
     what = "a distribution over one dimension of independent ones (a diagonal Gaussian, say)"
-    raise TypeError(_checks.expected("distribution", what, repr(distribution)))
+    raise TypeError(_checks.expected(argument, what, repr(distribution)))
 
 
 def divided(shape: torch.Size, event_ndims: int) -> tuple[torch.Size, torch.Size]:

@@ -316,7 +316,7 @@ def decompose_kl(
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
     )
-    prior_by_dimension = log_prob_by_dimension(prior, z)
+    prior_by_dimension = log_prob_by_dimension(prior, z, "prior")
     return KLParts(
         (posterior.log_prob(z) - joint).mean(),
         (joint - by_dimension.sum(-1)).mean(),
@@ -389,7 +389,7 @@ def _aggregate_log_densities(
             own, others = _own_and_others(batch, dataset_size)
 
     def densities(z: Tensor, numbers: Tensor, q: Distribution) -> tuple[Tensor, Tensor]:
-        components = log_prob_by_dimension(q, z[:, None])  # (rows, size, dim)
+        components = log_prob_by_dimension(q, z[:, None], "posterior")  # (rows, size, dim)
         log_weights = z.new_full((len(z), size), others)
         if own != others:
             log_weights = log_weights.scatter(1, numbers[:, None], own)

@@ -178,5 +178,5 @@ def _covariance(posterior: Distribution) -> Tensor:
     if isinstance(full, Tensor):
         return full
     # Says so if the dimensions hang together; rounded, for hard variables have no other density.
-    log_prob_by_dimension(posterior, posterior.mean.round())
+    log_prob_by_dimension(posterior, posterior.mean.round(), "posterior")
     return posterior.variance.diag_embed()

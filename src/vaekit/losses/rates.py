@@ -228,7 +228,7 @@ def _by_dimension(
     check_comparable(q, p)
     if z is None:
         z = q.rsample()
-    difference = log_prob_by_dimension(q, z) - log_prob_by_dimension(p, z)
+    difference = log_prob_by_dimension(q, z, "posterior") - log_prob_by_dimension(p, z, "prior")
     return over_draws(difference, len(q.batch_shape) + 1)
 
 

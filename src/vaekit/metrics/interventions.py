@@ -33,6 +33,17 @@ class GroundTruth(Protocol):
 
     Where they have a length, one below the product of the sizes tells of a part of the whole, which
     the scores refuse: they draw any combination.
+
+    Example:
+        >>> class Dots:
+        ...     factor_sizes = (8, 8)  # the column and the row of a dot
+        ...
+        ...     def images(self, indices):
+        ...         pictures = torch.zeros(len(indices), 1, 8, 8)
+        ...         pictures[torch.arange(len(indices)), 0, indices[:, 1], indices[:, 0]] = 1
+        ...         return pictures
+        >>> isinstance(Dots(), GroundTruth)
+        True
     """
 
     @property

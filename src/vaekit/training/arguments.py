@@ -7,15 +7,20 @@ from numbers import Real
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vaekit import _checks, datasets
 from vaekit.datasets.batches import element_shape
+from vaekit.likelihoods import Likelihood
 from vaekit.objectives import Objective
 from vaekit.training.checkpoints import Checkpoints
+from vaekit.training.measures import check_metrics
+from vaekit.training.optimizers import check_optimizer
 from vaekit.training.world import World
+from vaekit.vae import VAE
 
 __all__ = [
     "as_checkpoints",
@@ -54,8 +59,15 @@ def check_options(
     optimizer: Any,
     scheduler: Any,
     corruption: Callable[[Tensor], Tensor] | None,
+    objective: Objective,
+    **switches: Any,
 ) -> None:
     """Look at what can be told to be wrong by itself."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(_checks.expected(name, "True or False", repr(value)))
+    check_optimizer(optimizer)
+    check_metrics(metrics, objective)
     for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(callback):
             what = "a sequence of functions"
@@ -156,9 +168,17 @@ def check_captured(
 
 
 def check_data(
-    objective: Objective, data: Any, validation: Any, batch_size: int, divided: bool
+    model: VAE, objective: Objective, data: Any, validation: Any, batch_size: int, divided: bool
 ) -> None:
     """Look at data and validation data, as far as they tell of themselves."""
+    likelihood = getattr(model.decoder, "likelihood", None)
+    own = isinstance(data, datasets.ArrayDataset) and data._target is None
+    plain = own or isinstance(data, Tensor | np.ndarray)
+    if plain and isinstance(likelihood, Likelihood):  # what comes in is what is to come out
+        shape = element_shape(data)
+        what = f"elements of shape {tuple(likelihood.shape)}, as the likelihood has"
+        got = shape and tuple(shape)
+        _checks.require(shape in (None, likelihood.shape), "data", what, got)
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
         one, other = element_shape(data), element_shape(validation)

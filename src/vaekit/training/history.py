@@ -106,7 +106,11 @@ class History:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, term: str) -> npt.NDArray[np.float64]:
-        """Return the training values of a term, one for each row, in nats."""
+        """Return the training values of a term, one for each row, in nats.
+
+        Raises:
+            KeyError: If there is no such term.
+        """
         if term not in self.train:
             hint = "What was measured on validation data is in history.validation."
             raise KeyError(_checks.expected("term", f"one of {list(self.train)}", repr(term), hint))

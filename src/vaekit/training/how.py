@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -70,12 +70,34 @@ def _forward_again(stack: nn.Sequential, x: Any) -> Any:
     kept = starts[:: max(round(math.sqrt(len(starts))), 1)]
     for first, last in pairwise([*kept, len(stack)]):
         layers = nn.Sequential(*list(stack)[first:last])
-        moves = any(True for _ in layers.buffers())  # statistics, which must move once
-        if last < len(stack) and not moves and torch.is_grad_enabled():
-            x = checkpoint(layers, x, use_reentrant=False)
+        buffers = [*layers.buffers()]  # statistics, which must move once
+        traced = bool(buffers) and torch.compiler.is_compiling()
+        if last < len(stack) and not traced and torch.is_grad_enabled():
+            held: dict[str, Any] = {"context_fn": partial(_contexts, buffers)} if buffers else {}
+            x = checkpoint(layers, x, use_reentrant=False, **held)
         else:
             x = layers(x)
     return x
+
+
+def _contexts(
+    buffers: list[Tensor],
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what layers with buffers are called in: the first time, and when called again."""
+    return nullcontext(), _as_before(buffers, [each.clone() for each in buffers])
+
+
+@contextmanager
+def _as_before(buffers: list[Tensor], before: list[Tensor]) -> Iterator[None]:
+    """Let buffers be as they were, and then as they have become."""
+    after = [each.clone() for each in buffers]
+    try:
+        for each, value in zip(buffers, before, strict=True):
+            each.data.copy_(value)  # which no graph takes for a change
+        yield
+    finally:
+        for each, value in zip(buffers, after, strict=True):
+            each.data.copy_(value)
 
 
 @contextmanager

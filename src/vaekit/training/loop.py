@@ -108,7 +108,8 @@ def fit(
         validation: Data to evaluate on at the end of each row of the history.
         validate_every: How many steps make a row of the history; an epoch if None.
         optimizer: One over the parameters of ``model`` and ``objective``, or a function that makes
-            one of them. If None, Adam with ``learning_rate``, fused where that exists.
+            one of them; any whose step needs no closure. If None, Adam with ``learning_rate``,
+            fused where that exists.
         learning_rate: Of that Adam, 1e-3 if None; an optimiser that is given has its own.
         scheduler: A learning-rate scheduler, or a function that makes one of the optimiser. It
             advances with every step; ``ReduceLROnPlateau`` with every row, on the validation loss
@@ -191,7 +192,8 @@ def fit(
             order: by torch's, numpy's or Python's global generators, or by a ``DataLoader``'s own.
             Callbacks and a corruption that have a ``state_dict`` are written down too. Not written
             are what others of them keep, flags (``requires_grad``) that a callback sets, and the
-            random states of workers that live on between epochs.
+            random states of workers that live on between epochs. Resume with parts made anew: an
+            option that was changed since, such as a rate of dropout, makes the model another.
 
     Returns:
         The history, in nats.
@@ -223,7 +225,6 @@ def fit(
     home = _checks.device("shard", shard) if isinstance(shard, str) else device_of(model)
     world = World.joined(home)
     arguments.say_ignored(precision, accumulate, shard)
-    divided = divided and world.size > 1
     spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
     if spread:
         arguments.check_spread(optimizer, ema, precision, channels_last, compile)
@@ -241,26 +242,35 @@ def fit(
         optimizer=optimizer,
         scheduler=scheduler,
         corruption=corruption,
+        objective=objective,
+        channels_last=channels_last,
+        recompute=recompute,
+        divided=divided,
+        compile=compile,
+        cuda_graph=cuda_graph,
+        resume=resume,
+        **{} if pairs is None else {"pairs": pairs},
     )
     dtype = dtype_of(model)
     check_precision(precision, dtype)
     samples = check_samples(objective, samples)
     if cuda_graph:
         arguments.check_captured(objective, home, world, accumulate, precision, recompute)
+    divided = divided and world.size > 1
     seed = None if seed is None else _checks.seed("seed", seed)
     checkpoints = arguments.as_checkpoints(checkpoint, resume)
     how = How(samples, corruption, precision, channels_last, recompute)
     made_of = of_model(model)  # before its layers are spread, which changes their classes
-    # Before anything is written, whatever is wrong with them.
+    # Before anything is drawn or written, whatever is wrong with them.
+    order = torch.Generator() if seed is not None or world.size > 1 else None
+    loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
+    arguments.check_data(model, objective, data, validation, batch_size, divided)
     made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
-    order = None
-    if seed is not None or world.size > 1:
+    if order is not None:
         shared = world.agreed(lambda: int(torch.randint(2**32, ()))) if seed is None else seed
         set_seed(fork_seed(shared, " ".join(["noise", *[str(world.rank)] * (world.rank > 0)])))
         own = [str(world.rank)] * (divided and world.rank > 0)
-        order = torch.Generator().manual_seed(fork_seed(shared, " ".join(["data", *own])))
-    loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
-    arguments.check_data(objective, data, validation, batch_size, divided)
+        order.manual_seed(fork_seed(shared, " ".join(["data", *own])))
 
     device = world.device_for(home)
     if not spread:
@@ -332,6 +342,7 @@ def fit(
         "learning_rate": learning_rate,
         "pairs": pairs,
         "corruption": corruption is not None,
+        "compile": compile,
         "metrics": ", ".join(metrics or ()),
         "model": f"one of {str(dtype).removeprefix('torch.')}",
         "optimizer": of_optimizer(optimizer),
@@ -422,8 +433,8 @@ def fit(
                 epoch += 1
                 batch_index = writer.passed - 1
                 for batch_index, raw in writer.batches(shares):
-                    batch, count = _unpacked(raw, pairs, batch_index)
-                    stopping = stepper.take(batch, count, step, batch_index, interrupted())
+                    share = raw if isinstance(raw, Share) else _unpacked(raw, pairs, batch_index)
+                    stopping = stepper.take(share, step, batch_index, interrupted())
                     step += 1
                     done, ended = steps is not None and step >= steps, False
                     if validate_every is not None and step % validate_every == 0:
@@ -475,15 +486,13 @@ def _scheduler(given: Any, optimizer: Optimizer) -> Any:
     return scheduler
 
 
-def _unpacked(raw: Any, pairs: bool | None, index: int) -> tuple[datasets.Batch, int]:
-    """Return what this process has of a batch, and how many elements all have."""
-    if isinstance(raw, Share):
-        return raw
+def _unpacked(raw: Any, pairs: bool | None, index: int) -> Share:
+    """Return a batch that comes to one process alone."""
     batch = datasets.unpack(raw, pairs=pairs)
     if not len(batch.x):
         what, got = "at least one element in each batch", f"none in batch {index}"
         raise ValueError(_checks.expected("data", what, got))
-    return batch, len(batch.x)
+    return Share(batch, len(batch.x))
 
 
 def _total_steps(loader: Any, epochs: int | None) -> int | None:

@@ -104,19 +104,26 @@ def _as_metrics(
     given: Mapping[str, Any] | None, objective: Objective, device: torch.device
 ) -> Mapping[str, Any]:
     """Make metrics ready for data on a device."""
-    if given is None:
-        return {}
+    check_metrics(given, objective)
+    for metric in (given or {}).values():
+        metric.reset()
+        if isinstance(metric, nn.Module):
+            metric.to(device)
+    return given or {}
+
+
+def check_metrics(given: Any, objective: Objective) -> None:
+    """Say so where metrics are none, or one is called as a term is."""
+    if not isinstance(given, Mapping | None):
+        what = "metrics by name, {name: metric}"
+        raise TypeError(_checks.expected("metrics", what, repr(given)))
     taken = ["loss", *(name for term, _ in objective.pairs for name in term.names)]
-    for name, metric in given.items():
+    for name, metric in (given or {}).items():
         lacking = [each for each in ("update", "compute", "reset") if not hasattr(metric, each)]
         if lacking:
             what = "metrics with update, compute and reset, as those of torchmetrics"
             raise TypeError(_checks.expected("metrics", what, repr(metric)))
         _checks.require(name not in taken, "metrics", "other names than the terms'", repr(name))
-        metric.reset()
-        if isinstance(metric, nn.Module):
-            metric.to(device)
-    return given
 
 
 @contextmanager

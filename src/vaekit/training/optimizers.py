@@ -1,6 +1,8 @@
 """Optimisers: that of the model, and those of what terms train by themselves."""
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from vaekit import _checks
 from vaekit.objectives import Objective
 from vaekit.vae import VAEOutput
 
-__all__ = ["Inner", "make_optimizer"]
+__all__ = ["Inner", "check_optimizer", "make_optimizer"]
 
 
 def make_optimizer(
@@ -19,23 +21,37 @@ def make_optimizer(
     learning_rate: float,
 ) -> Optimizer:
     """Return the optimiser that is given or made, or Adam."""
-    if isinstance(given, Optimizer):
-        held = {id(p) for group in given.param_groups for p in group["params"]}
-        if held.isdisjoint(map(id, parameters)):
-            what = "an optimiser over the model's parameters"
-            raise ValueError(_checks.expected("optimizer", what, "one over others"))
-        return given
+    check_optimizer(given)
     if not parameters:
         raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
     if given is not None:
-        if not callable(given):
-            what = "an optimiser, or a function that makes one of the parameters"
-            raise TypeError(_checks.expected("optimizer", what, repr(given)))
-        return given(parameters)
+        made = given if isinstance(given, Optimizer) else given(parameters)
+        if not isinstance(made, Optimizer):
+            what = "a function that makes an optimiser of the parameters"
+            raise TypeError(_checks.expected("optimizer", what, f"one that returns {made!r}"))
+        check_optimizer(made)
+        held = {id(p) for group in made.param_groups for p in group["params"]}
+        if held.isdisjoint(map(id, parameters)):
+            what = "an optimiser over the model's parameters"
+            raise ValueError(_checks.expected("optimizer", what, "one over others"))
+        return made
     try:
         return torch.optim.Adam(parameters, learning_rate, fused=True)
     except RuntimeError:  # no fused kernel for this device or dtype
         return torch.optim.Adam(parameters, learning_rate)
+
+
+def check_optimizer(given: Any) -> None:
+    """Say so where it neither is an optimiser nor makes one, or is none that `fit` can step."""
+    if given is not None and not callable(given) and not isinstance(given, Optimizer):
+        what = "an optimiser, or a function that makes one of the parameters"
+        raise TypeError(_checks.expected("optimizer", what, repr(given)))
+    kind = type(given) if isinstance(given, Optimizer) else given
+    closure = signature(kind.step).parameters.get("closure") if hasattr(kind, "step") else None
+    if closure is not None and closure.default is closure.empty:
+        what = "one whose step needs no closure, for a batch goes through the model once"
+        got = getattr(kind, "__name__", repr(kind))
+        raise ValueError(_checks.expected("optimizer", what, got))
 
 
 class Inner:

@@ -161,6 +161,7 @@ class Passes:
         step: int,
         whole: int,
         asked: bool = False,
+        failure: Exception | None = None,
     ) -> tuple[list[str], list[float], VAEOutput | None, bool]:
         """Put the gradients of a batch on the parameters.
 
@@ -171,6 +172,7 @@ class Passes:
             step: The training step.
             whole: How many elements all processes have together.
             asked: Whether this process was asked to end.
+            failure: Why this process, of several, has no elements: raised in all of them.
 
         Returns:
             ``"loss"`` and the terms' names, their values, what they are made of if kept, and
@@ -181,7 +183,7 @@ class Passes:
         """
         self._objective.set_step(step)
         if self._pieced:
-            return self._in_pieces(x, target, context, step, whole, asked)
+            return self._in_pieces(x, target, context, step, whole, asked, failure)
         self._look(x, target)
         values, out = self._called(x, target, context)
         names, numbers = self._back(values, step, x, target)
@@ -244,14 +246,15 @@ class Passes:
         step: int,
         whole: int,
         asked: bool,
+        failure: Exception | None,
     ) -> tuple[list[str], list[float], VAEOutput | None, bool]:
         world, names = self._world, ["loss", *self._names]
-        sums, failure = [0.0] * len(names), None
+        sums = [0.0] * len(names)
         try:
             if self._joint or self._spread:  # where the others wait before the end
-                world.together(partial(self._look, x, target), self._device)
+                world.together(partial(self._look, x, target, failure), self._device)
             else:
-                self._look(x, target)
+                self._look(x, target, failure)
             for numbers in self._through(x, target, context, step, whole):
                 sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         except Exception as error:
@@ -292,8 +295,10 @@ class Passes:
             values = self._piece(piece, held, states[-1] if states else None)
             yield self._back(values, step, piece.x, piece.target)[1]
 
-    def _look(self, x: Tensor, target: Tensor) -> None:
+    def _look(self, x: Tensor, target: Tensor, failure: Exception | None = None) -> None:
         """Look for NaN where no part of the model does, or where none may fail by itself."""
+        if failure is not None:
+            raise failure
         if target is not x:
             _checks.no_nan("target", target)
         if self._spread:

@@ -9,14 +9,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from vaekit import _checks, datasets
+from vaekit import _checks
 from vaekit.training import sharding
 from vaekit.training.graphs import Graphs
 from vaekit.training.history import NonFiniteLossError
 from vaekit.training.measures import context_of
 from vaekit.training.optimizers import Inner
 from vaekit.training.passes import Passes
-from vaekit.training.world import World
+from vaekit.training.world import Share, World
 from vaekit.vae import VAE
 
 __all__ = ["Steps"]
@@ -62,14 +62,11 @@ class Steps:
         self._trained = [parameter for group in groups for parameter in group["params"]]
         self._conditional = self.model.takes_context
 
-    def take(
-        self, batch: datasets.Batch, count: int, step: int, index: int, interrupted: bool
-    ) -> bool:
+    def take(self, share: Share, step: int, index: int, interrupted: bool) -> bool:
         """Take a step.
 
         Args:
-            batch: This process's elements.
-            count: How many elements all processes have together.
+            share: This process's elements.
             step: Which step it is.
             index: Which batch of the epoch it is.
             interrupted: Whether this process was asked to end.
@@ -80,6 +77,10 @@ class Steps:
         Raises:
             NonFiniteLossError: If the data hold NaN or the loss is not finite.
         """
+        batch, count, failure = share
+        if failure is not None:  # which the others are told with their gradients
+            empty = torch.empty(0, device=self.device)
+            self.passes(empty, empty, None, step, count, interrupted, failure)
         x = batch.x.to(self.device, non_blocking=True)
         target = x
         if batch.target is not batch.x:
@@ -139,11 +140,19 @@ class Steps:
                 _checks.finite(name, sharding.piece_of(parameter))
             except _checks.NotFiniteError as error:
                 found = str(error)
-                raise NonFiniteLossError(step - 1, name, index, found, weights=True) from error
+                before = max(step - 1, 0)
+                raise NonFiniteLossError(before, name, index, found, weights=True) from error
 
     def _lost(self, error: _checks.NotFiniteError, step: int, index: int) -> NonFiniteLossError:
         """Word what is not finite at a step."""
         name = str(error).split(":")[0]
+        try:
+            if step:
+                self._look(step, index)
+        except (
+            NonFiniteLossError
+        ) as earlier:  # a step that spoilt them: what came of it is no cause
+            return earlier
         spoilt = name in dict(self.model.named_parameters())
         return NonFiniteLossError(step, name, index, str(error), weights=spoilt)
 

@@ -242,6 +242,7 @@ class Share(NamedTuple):
 
     batch: datasets.Batch
     whole: int
+    failure: Exception | None = None  # why this process has no part
 
 
 class _Parts:
@@ -302,6 +303,19 @@ class _Shares(_Parts):
                 self.source, self._reads_part = self._reading_part(loader, batches), True
 
     def __iter__(self) -> Iterator[Share]:
+        """Go through the parts; an error of reading one's own comes in the place of a part."""
+        shares = self._shares()
+        while True:
+            try:
+                yield next(shares)
+            except StopIteration:
+                return
+            except Exception as error:
+                nothing = torch.empty(0)
+                yield Share(datasets.Batch(nothing, nothing), 1, error)
+                return
+
+    def _shares(self) -> Iterator[Share]:
         self._wholes.clear()
         if self._reads_part:
             for raw in self.source:
