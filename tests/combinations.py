@@ -400,15 +400,17 @@ def refusals(choice: Choice) -> set[str]:
 
 def _refused(term: Term, q: Latent, p: Prior) -> set[str]:
     found = set()
-    if term.posterior_by_dimension > q.by_dimension or term.prior_by_dimension > p.by_dimension:
-        found.add("distribution")
+    if term.posterior_by_dimension > q.by_dimension:
+        found.add("posterior")
+    if term.prior_by_dimension > p.by_dimension:
+        found.add("prior")
     divided = {q.family, p.family} <= DIVIDED | ({"joint"} if q.by_dimension else set())
     if term.groups and not (divided or (q.by_dimension and p.by_dimension)):
-        found.add("distribution")
+        found |= {"posterior"} if not q.by_dimension else {"prior"}
     if term.permutes and set(q.measure or "") & set("oxs"):
         found.add("posterior")
     if term.covariance > q.covariance:
-        found |= {"posterior", "distribution"}
+        found.add("posterior")
     if term.commitment > q.commitment:
         found.add("posterior")
     if term.prior_rsample > p.rsample:

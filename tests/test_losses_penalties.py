@@ -54,7 +54,7 @@ class TestDIP:
                 return "Opaque"
 
         opaque = Opaque(q.batch_shape, q.event_shape, validate_args=False)
-        words = ("distribution", "independent", "Opaque")
+        words = ("posterior", "independent", "Opaque")
         refuses(TypeError, lambda: losses.dip(opaque, within=True), *words)
 
 
@@ -121,7 +121,7 @@ class TestKLByDimension:
         torch.testing.assert_close(losses.kl_by_dimension(q, laplace, z=z), by_hand.mean(0))
         torch.testing.assert_close(losses.kl_by_dimension(q, laplace, z=z[0]), by_hand[0])
         full = td.MultivariateNormal(torch.zeros(3, dtype=f64), torch.eye(3, dtype=f64))
-        refuses(TypeError, lambda: losses.kl_by_dimension(q, full), "distribution", "independent")
+        refuses(TypeError, lambda: losses.kl_by_dimension(q, full), "prior", "independent")
 
 
 def _chains(kind: str) -> tuple[td.Distribution, td.Distribution]:
@@ -251,9 +251,9 @@ class TestKLByGroup:
         refuses(ValueError, lambda: call(q, p, [3, 2]), "groups", "add up to 6", "[3, 2]")
         refuses(ValueError, lambda: call(q, p, [6, 0]), "groups", "above 0", "0")
         full = td.MultivariateNormal(torch.zeros(6, dtype=f64), torch.eye(6, dtype=f64))
-        refuses(TypeError, lambda: call(q, full, [3, 3]), "distribution", "independent")
-        refuses(TypeError, lambda: call(full, full, [3, 3]), "distribution", "independent")
-        refuses(TypeError, lambda: losses.kl_by_dimension(q, p), "distribution", "Chain")
+        refuses(TypeError, lambda: call(q, full, [3, 3]), "posterior", "independent")
+        refuses(TypeError, lambda: call(full, full, [3, 3]), "posterior", "independent")
+        refuses(TypeError, lambda: losses.kl_by_dimension(q, p), "posterior", "Chain")
 
 
 class TestRates:

@@ -87,7 +87,7 @@ def test_bad_arguments_are_named(refuses) -> None:
     full = vk.VAE(
         vk.Encoder(vk.networks.mlp(64, [], 5), vk.latents.FullGaussianLatent(2)), tiny().decoder
     )
-    refuses(TypeError, lambda: metrics.kl_by_dimension(full, x), "distribution", "independent")
+    refuses(TypeError, lambda: metrics.kl_by_dimension(full, x), "posterior", "independent")
 
 
 def encoding(mu: list[float], sigma: list[float], spread: float = 1.0) -> vk.VAE:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import vaekit as vk
 from vaekit import _checks
-from vaekit.training import History, NonFiniteLossError, fit, graphs, loop
+from vaekit.training import History, NonFiniteLossError, arguments, fit, graphs
 from vaekit.training.world import World
 
 DATA = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
@@ -45,7 +45,7 @@ class Again:
             _checks.eager = before
 
 
-REFUSES = loop._check_captured
+REFUSES = arguments.check_captured
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def replays(device, monkeypatch) -> list[int]:
     """Count the steps that graphs take."""
     counted = []
     if device.type != "cuda":
-        monkeypatch.setattr(loop, "_check_captured", lambda *_: None)
+        monkeypatch.setattr(arguments, "check_captured", lambda *_: None)
         monkeypatch.setattr(graphs, "_Graph", Again)
     before = graphs._Graph.replay
 

@@ -551,14 +551,17 @@ def _drawing_from(generator: Generator | None) -> Iterator[None]:
     if generator is None:
         yield
         return
-    cuda = generator.device.type == "cuda"
-    module = torch.cuda if cuda else torch.random
-    devices = [generator.device] if cuda else []
-    with torch.random.fork_rng(devices):
-        where = (generator.device,) if cuda else ()
-        module.set_rng_state(generator.get_state(), *where)
-        yield
-        generator.set_state(module.get_rng_state(*where))
+    kind = generator.device.type
+    module: Any = torch.random if kind == "cpu" else torch.get_device_module(generator.device)
+    where = () if kind in ("cpu", "mps") else (generator.device,)  # mps has one, and takes none
+    with torch.random.fork_rng([]):  # of the processor
+        before = module.get_rng_state(*where)
+        try:
+            module.set_rng_state(generator.get_state(), *where)
+            yield
+            generator.set_state(module.get_rng_state(*where))
+        finally:
+            module.set_rng_state(before, *where)
 
 
 @contextmanager

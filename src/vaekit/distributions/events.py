@@ -65,7 +65,10 @@ def log_prob_by_dimension(
     """
     own = getattr(distribution, "log_prob_by_dimension", None)
     if own is not None and len(distribution.event_shape) == 1:
-        by_dimension: Tensor = own(value)
+        try:
+            by_dimension: Tensor = own(value)
+        except TypeError as error:  # of a part that has none
+            raise TypeError(str(error).replace("distribution: ", f"{argument}: ", 1)) from error
         return by_dimension
     if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
         log_prob: Tensor = distribution.base_dist.log_prob(value)
