@@ -167,7 +167,7 @@ class Pretrained(nn.Module):
             The repository's address.
 
         Raises:
-            HfHubHTTPError: If the Hub refuses it; nothing of it is there then.
+            OSError: If the Hub refuses it (its ``HfHubHTTPError`` is one).
             TypeError: As of `save_pretrained`.
             ValueError: As of `save_pretrained`.
 
