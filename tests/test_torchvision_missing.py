@@ -25,6 +25,8 @@ importlib.metadata.version = without
 SCRIPT = """
 import sys, warnings
 warnings.simplefilter("error")
+# An old matplotlib asks a new pyparsing by older names.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="matplotlib|pyparsing")
 import torch
 import vaekit as vk
 

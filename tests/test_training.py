@@ -362,7 +362,7 @@ class TestOptions:
         assert seen[0].epoch == 1
 
     def test_the_bar_names_the_terms(self, capsys) -> None:
-        run(data=vk.datasets.digits(binarize="dynamic")[0], epochs=10, progress=True)
+        run(data=vk.datasets.digits(binarize="dynamic")[0], epochs=1, progress=True)
         shown = capsys.readouterr().err
         assert "reconstruction=" in shown
         assert "kl=" in shown

@@ -24,20 +24,24 @@ class Bar:
         self._bar = Unwatched(disable=not shown, **shape)
         self._drawn = time.monotonic()
         self._waiting = 0
+        self._newest: tuple[Sequence[str], Sequence[float]] = (), ()
 
     def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.update(self._waiting)
+        self._show()
         self._bar.close()
 
     def update(self, names: Sequence[str], numbers: Sequence[float]) -> None:
         """Count a step, and show its numbers if it is time to."""
         self._waiting += 1
-        if self._bar.disable or time.monotonic() - self._drawn < 0.2:
-            return
-        shown = {name: f"{value:.2f}" for name, value in zip(names, numbers, strict=True)}
+        self._newest = names, numbers
+        if not self._bar.disable and time.monotonic() - self._drawn >= 0.2:
+            self._show()
+
+    def _show(self) -> None:
+        shown = {name: f"{value:.2f}" for name, value in zip(*self._newest, strict=True)}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(self._waiting)
         self._drawn, self._waiting = time.monotonic(), 0
