@@ -208,8 +208,6 @@ def test_processes_that_took_themselves_to_be_alone_are_connected(tmp_path) -> N
         "import processes\n"
         "processes.trained('elbo')\n"
         "assert torch.distributed.get_world_size() == 2\n"
-        "torch.distributed.barrier()\n"
-        "torch.distributed.destroy_process_group()\n"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(Path(processes.__file__).parent)
