@@ -64,6 +64,14 @@ def of(net: nn.Module, shape: tuple[int, ...] = (1, 8, 8)) -> vk.VAE:
     return vk.VAE(vk.Encoder(net, vk.GaussianLatent(2)), tiny(shape).decoder)
 
 
+def with_tensors() -> vk.VAE:
+    """A model with a part that was made with tensors."""
+    model = tiny()
+    wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+    model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+    return model
+
+
 def alike(one: nn.Module, other: nn.Module) -> bool:
     mine, others = one.state_dict(), other.state_dict()
     same = (torch.equal(mine[key], others[key]) for key in mine)
@@ -502,9 +510,7 @@ class TestAttacks:
     @pytest.mark.parametrize("where", ["../outside", "/outside", "sub/../../outside"])
     def test_a_path_out_of_the_folder(self, folder: Path, where: str) -> None:
         """A file that would be read if the names in a description were paths."""
-        model = tiny()
-        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
-        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+        model = with_tensors()
         model.save_pretrained(folder)
         (told,) = folder.glob("arguments-*.safetensors")
         outside = folder.parent / "outside"
@@ -519,9 +525,7 @@ class TestAttacks:
 
     @pytest.mark.parametrize("value", [torch.nan, 0.0])
     def test_arguments_that_harm(self, folder: Path, value: float) -> None:
-        model = tiny()
-        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
-        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+        model = with_tensors()
         model.save_pretrained(folder)
         (told,) = folder.glob("arguments-*.safetensors")
         tensors, _ = storage.read_tensors(told)
@@ -660,9 +664,7 @@ class TestFiles:
     def test_a_full_disk_leaves_what_was_there(
         self, place: int, tmp_path: Path, monkeypatch
     ) -> None:
-        model, write, left = tiny(), storage.write_tensors, place
-        wide = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
-        model.prior = vk.priors.Fixed(torch.distributions.Independent(wide, 1))
+        model, write, left = with_tensors(), storage.write_tensors, place
         model.save_pretrained(tmp_path)
 
         def full(*args) -> None:

@@ -218,6 +218,7 @@ class TestData:
         holed = [{"x": DATA, "target": DATA * torch.nan}]
         refuses(ValueError, lambda: run(data=holed), "target: expected no NaN")
         refuses(TypeError, lambda: run(scheduler="cosine"), "scheduler: expected", "'cosine'")
+        refuses(TypeError, lambda: run(scheduler=lambda o: len), "scheduler: expected", "len")
         refuses(TypeError, lambda: run(corruption=0.3), "corruption: expected a function", "0.3")
         refuses(ValueError, lambda: run(data=[]), "data", "at least one", "none")
         refuses(ValueError, lambda: run(data=iter([]), steps=3), "data", "at least one batch")

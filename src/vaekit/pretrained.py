@@ -443,11 +443,10 @@ def _config(folder: Path) -> dict[str, Any]:
         raise DamagedFileError(path, f"it is larger than any description, {size} bytes")
     try:
         text = path.read_text(encoding="utf-8")
-        config = _known(path, json.loads(text, parse_constant=_infinite))
+        read = json.loads(text, parse_constant=_infinite)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DamagedFileError):
-            raise
         raise DamagedFileError(path, f"it is no JSON ({error})") from error
+    config = _known(path, read)
     before, weights = config.pop("before", None), folder / _WEIGHTS
     if before is not None and weights.is_file():  # the writing of another model was cut off
         before = _known(path, before)

@@ -306,3 +306,10 @@ def element_shape(data: Any) -> torch.Size | None:
     if isinstance(data, ArrayDataset):
         return data.shape
     return torch.Size(data.shape[1:]) if isinstance(data, Tensor | np.ndarray) else None
+
+
+def target_shape(data: Any) -> torch.Size | None:
+    """Return the shape of what is to be reconstructed of one element, where arrays tell it."""
+    if isinstance(data, ArrayDataset) and data._target is not None:
+        return torch.Size(data._target.shape[1:])
+    return element_shape(data)

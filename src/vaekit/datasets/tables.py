@@ -38,8 +38,6 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
     Returns:
         The numbers, the labels, the labels' names, and the columns' names, where they have some.
     """
-    if not path.is_file():
-        raise FileNotFoundError(_checks.expected("data", "a file", path))
     labels, columns = None, list[str]()
     try:
         if path.suffix == ".npy":

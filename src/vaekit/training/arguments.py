@@ -7,18 +7,17 @@ from numbers import Real
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vaekit import _checks, datasets
-from vaekit.datasets.batches import element_shape
+from vaekit.datasets.batches import element_shape, target_shape
 from vaekit.likelihoods import Likelihood
 from vaekit.objectives import Objective
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.measures import check_metrics
-from vaekit.training.optimizers import check_optimizer
+from vaekit.training.optimizers import check_optimizer, check_scheduler
 from vaekit.training.world import World
 from vaekit.vae import VAE
 
@@ -67,6 +66,7 @@ def check_options(
         if not isinstance(value, bool):
             raise TypeError(_checks.expected(name, "True or False", repr(value)))
     check_optimizer(optimizer)
+    check_scheduler(scheduler)
     check_metrics(metrics, objective)
     for callback in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(callback):
@@ -93,9 +93,6 @@ def check_options(
         _checks.number("learning_rate", learning_rate, above=0)
         what = "None beside an optimizer, which has a rate of its own"
         _checks.require(optimizer is None, "learning_rate", what, learning_rate)
-    if scheduler is not None and not callable(scheduler) and not hasattr(scheduler, "step"):
-        what = "a scheduler, or a function that makes one of the optimiser"
-        raise TypeError(_checks.expected("scheduler", what, repr(scheduler)))
     if corruption is not None and not callable(corruption):
         raise TypeError(_checks.expected("corruption", "a function of x", repr(corruption)))
 
@@ -171,14 +168,10 @@ def check_data(
     model: VAE, objective: Objective, data: Any, validation: Any, batch_size: int, divided: bool
 ) -> None:
     """Look at data and validation data, as far as they tell of themselves."""
-    likelihood = getattr(model.decoder, "likelihood", None)
-    own = isinstance(data, datasets.ArrayDataset) and data._target is None
-    plain = own or isinstance(data, Tensor | np.ndarray)
-    if plain and isinstance(likelihood, Likelihood):  # what comes in is what is to come out
-        shape = element_shape(data)
+    likelihood, shape = getattr(model.decoder, "likelihood", None), target_shape(data)
+    if isinstance(likelihood, Likelihood) and shape is not None:
         what = f"elements of shape {tuple(likelihood.shape)}, as the likelihood has"
-        got = shape and tuple(shape)
-        _checks.require(shape in (None, likelihood.shape), "data", what, got)
+        _checks.require(shape == likelihood.shape, "data", what, tuple(shape))
     if validation is not None:
         datasets.loader(validation, batch_size, argument="validation")
         one, other = element_shape(data), element_shape(validation)

@@ -28,7 +28,7 @@ from vaekit.training.measures import (
     device_of,
     dtype_of,
 )
-from vaekit.training.optimizers import Inner, make_optimizer
+from vaekit.training.optimizers import Inner, make_optimizer, make_scheduler
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
@@ -287,7 +287,7 @@ def fit(
     optimizer = make_optimizer(optimizer, parameters, learning_rate or 1e-3)
     if spread:
         sharding.apart(optimizer)
-    scheduler = _scheduler(scheduler, optimizer)
+    scheduler = make_scheduler(scheduler, optimizer)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
@@ -472,18 +472,6 @@ def fit(
         elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history
-
-
-def _scheduler(given: Any, optimizer: Optimizer) -> Any:
-    """Return the scheduler that is given or made, over the optimiser in use."""
-    scheduler = given(optimizer) if callable(given) else given
-    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        what = "one over the optimiser in use, or a function that makes one of it"
-        raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
-    if scheduler is not None and not hasattr(scheduler, "step"):
-        what = "a scheduler, or a function that makes one of the optimiser"
-        raise TypeError(_checks.expected("scheduler", what, repr(scheduler)))
-    return scheduler
 
 
 def _unpacked(raw: Any, pairs: bool | None, index: int) -> Share:

@@ -12,7 +12,7 @@ from vaekit import _checks
 from vaekit.objectives import Objective
 from vaekit.vae import VAEOutput
 
-__all__ = ["Inner", "check_optimizer", "make_optimizer"]
+__all__ = ["Inner", "check_optimizer", "check_scheduler", "make_optimizer", "make_scheduler"]
 
 
 def make_optimizer(
@@ -52,6 +52,25 @@ def check_optimizer(given: Any) -> None:
         what = "one whose step needs no closure, for a batch goes through the model once"
         got = getattr(kind, "__name__", repr(kind))
         raise ValueError(_checks.expected("optimizer", what, got))
+
+
+def make_scheduler(given: Any, optimizer: Optimizer) -> Any:
+    """Return the scheduler that is given or made, over the optimiser in use, or None."""
+    made = given(optimizer) if callable(given) else given
+    if made is None:
+        return None
+    check_scheduler(made, makes=False)
+    if getattr(made, "optimizer", optimizer) is not optimizer:
+        what = "one over the optimiser in use, or a function that makes one of it"
+        raise ValueError(_checks.expected("scheduler", what, "one over another optimiser"))
+    return made
+
+
+def check_scheduler(given: Any, makes: bool = True) -> None:
+    """Say so where it is no scheduler, nor a function where that may make one."""
+    if given is not None and not hasattr(given, "step") and not (makes and callable(given)):
+        what = "a scheduler, or a function that makes one of the optimiser"
+        raise TypeError(_checks.expected("scheduler", what, repr(given)))
 
 
 class Inner:
