@@ -229,13 +229,14 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
         sums = config["sums"] = {_WEIGHTS: storage.sum_of(weights)}
         if arguments:
             storage.write_tensors(told, arguments, {"format": "pt"})
-            sums[_named(told)] = storage.sum_of(told)
+            found = storage.sum_of(told)
+            sums[f"arguments-{found}.safetensors"] = found
         both.write_text(_json(config | {"before": before}), encoding="utf-8")
         last.write_text(_json(config), encoding="utf-8")
         page.write_text(card, encoding="utf-8")
         ours = _is_ours(folder / _CARD)
-        if arguments:
-            storage.commit(told, folder / _named(told))
+        for own in sums.keys() - {_WEIGHTS}:
+            storage.commit(told, folder / own)
         if before is not None:
             storage.commit(both, folder / _CONFIG)
         storage.commit(weights, folder / _WEIGHTS)
@@ -247,10 +248,6 @@ def _save(model: Pretrained, folder: Path, text: str, source: str = "") -> str |
             path.unlink(missing_ok=True)
     storage.sweep(folder)
     return why
-
-
-def _named(arguments: Path) -> str:
-    return f"arguments-{storage.sum_of(arguments)}.safetensors"
 
 
 def _json(config: dict[str, Any]) -> str:

@@ -523,10 +523,8 @@ class _Annealing:
         return wide(self._log_prob(z)).cpu()
 
     def _log_prob(self, z: Tensor) -> Tensor:
-        fit: Tensor = losses.reconstruction(
-            with_context(self.model.decoder, self.context, z), self.x
-        )
-        return -fit
+        likelihood: Distribution = with_context(self.model.decoder, self.context, z)
+        return -losses.reconstruction(likelihood, self.x)
 
     @torch.no_grad()
     def _draw(self, chains: int) -> Tensor:
