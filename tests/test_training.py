@@ -15,6 +15,10 @@ import pytest
 import torch
 from models import elbo, tiny
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vaekit as vk
@@ -323,6 +327,64 @@ class TestOptions:
             scheduler=lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (1 + step)),
         )
         np.testing.assert_allclose(history.learning_rate, [1e-2 / 5, 1e-2 / 9])
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda each: ADAM(each, 1e-2, amsgrad=True, weight_decay=0.1, fused=True),
+            lambda each: torch.optim.AdamW(each, 1e-2, foreach=True),
+            lambda each: torch.optim.SGD(each, 1e-2, momentum=0.9, nesterov=True),
+            lambda each: torch.optim.RMSprop(each, 1e-3),
+        ],
+    )
+    def test_steps_are_those_that_the_optimizer_would_take(self, make) -> None:
+        models = tiny(), tiny()
+        run(models[0], optimizer=make)
+
+        def wrapped(parameters) -> torch.optim.Optimizer:
+            optimizer = make(parameters)
+            optimizer.step = optimizer.step  # by which it is called, and nothing else
+            return optimizer
+
+        run(models[1], optimizer=wrapped)
+        for one, two in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.equal(one, two)
+        with pytest.raises(RuntimeError, match="leaf Variable"):  # as torch says
+            run(optimizer=lambda each: ADAM(each, differentiable=True))
+
+    def test_whoever_listens_to_an_optimizer_hears_its_steps(self) -> None:
+        heard: list[str] = []
+
+        def listening(parameters) -> torch.optim.Optimizer:
+            optimizer = ADAM(parameters)
+            optimizer.register_step_pre_hook(lambda *_: heard.append("before"))
+            optimizer.register_step_post_hook(lambda *_: heard.append("after"))
+            return optimizer
+
+        run(optimizer=listening, steps=2)
+        assert heard == ["before", "after"] * 2
+        before = register_optimizer_step_pre_hook(lambda *_: heard.append("all"))
+        try:
+            run(steps=1)
+        finally:
+            before.remove()
+        after = register_optimizer_step_post_hook(lambda *_: heard.append("of all"))
+        try:
+            run(steps=1)
+        finally:
+            after.remove()
+        assert heard[4:] == ["all", "of all"]
+        with torch.profiler.profile() as profile:
+            run(steps=3)
+        (found,) = [each for each in profile.key_averages() if each.key.endswith("#Adam.step")]
+        assert found.count == 3
+
+        class Own(ADAM):
+            def step(self, closure=None) -> None:
+                heard.append("own")
+
+        run(optimizer=Own, steps=1)
+        assert heard[-1] == "own"
 
     def test_plateau(self) -> None:
         model = tiny()

@@ -1,18 +1,26 @@
 """Optimisers: that of the model, and those of what terms train by themselves."""
 
 from collections.abc import Callable, Iterable, Sequence
-from inspect import signature
+from inspect import signature, unwrap
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from vaekit import _checks
 from vaekit.objectives import Objective
 from vaekit.vae import VAEOutput
 
-__all__ = ["Inner", "check_optimizer", "check_scheduler", "make_optimizer", "make_scheduler"]
+__all__ = [
+    "Inner",
+    "check_optimizer",
+    "check_scheduler",
+    "make_optimizer",
+    "make_scheduler",
+    "take_step",
+]
 
 
 def make_optimizer(
@@ -52,6 +60,29 @@ def check_optimizer(given: Any) -> None:
         what = "one whose step needs no closure, for a batch goes through the model once"
         got = getattr(kind, "__name__", repr(kind))
         raise ValueError(_checks.expected("optimizer", what, got))
+
+
+def take_step(optimizer: Optimizer) -> None:
+    """Take a step; one of torch's own, without what surrounds it where nobody listens.
+
+    Looking for hooks and marking the step for a profiler take a tenth as long as a fused step on
+    half a million weights.
+    """
+    kind = type(optimizer)
+    heard = (
+        vars(optimizer).get("step")  # of a scheduler, or somebody's own
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or optimizer.defaults.get("differentiable")
+        or torch._C._autograd._profiler_enabled()
+    )
+    if heard or not kind.__module__.startswith("torch.optim."):
+        optimizer.step()
+        return
+    with torch.no_grad():
+        unwrap(kind.step)(optimizer)
 
 
 def make_scheduler(given: Any, optimizer: Optimizer) -> Any:

@@ -14,7 +14,7 @@ from vaekit.training import sharding
 from vaekit.training.graphs import Graphs
 from vaekit.training.history import NonFiniteLossError
 from vaekit.training.measures import context_of
-from vaekit.training.optimizers import Inner
+from vaekit.training.optimizers import Inner, take_step
 from vaekit.training.passes import Passes
 from vaekit.training.world import Share, World
 from vaekit.vae import VAE
@@ -165,7 +165,7 @@ class Steps:
         if self.graphs is not None:
             self.graphs.optimize()
         elif self.scaler is None:
-            self.optimizer.step()
+            take_step(self.optimizer)
         else:
             before = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
