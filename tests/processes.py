@@ -43,6 +43,15 @@ class Encoder(vk.Encoder):
         return Given(mu, logvar, noise.unflatten(1, (DRAWS, DIM)).movedim(1, 0))
 
 
+class OfMaps(vk.Encoder):
+    """Takes the noise of an element from its pixels."""
+
+    def forward(self, x, context=None):
+        mu, logvar = super().forward(x, context)
+        noise = x.flatten(1)[:, : DRAWS * DIM].to(mu.dtype)
+        return Given(mu, logvar, noise.unflatten(1, (DRAWS, DIM)).movedim(1, 0))
+
+
 class Prior(torch.nn.Module):
     """A Gaussian that is learned, and that draws with a gradient."""
 
@@ -61,6 +70,14 @@ def model() -> vk.VAE:
     likelihood = vk.likelihoods.Gaussian(PIXELS, learn_sigma=True)
     decoder = vk.Decoder(vk.networks.mlp(DIM, [16], PIXELS), likelihood)
     return vk.VAE(encoder, decoder, Prior()).double()
+
+
+def of_maps() -> vk.VAE:
+    torch.manual_seed(0)
+    shape, latent = (1, 8, 8), vk.GaussianLatent(DIM)
+    encoder = OfMaps(vk.networks.conv(shape, [4], latent.num_params), latent)
+    decoder = vk.networks.conv_transpose(DIM, [4], shape)
+    return vk.VAE(encoder, vk.Decoder(decoder, vk.likelihoods.Gaussian(shape)))
 
 
 def values() -> torch.Tensor:
@@ -138,6 +155,23 @@ def trained(name: str, accumulate: int = 1, source=None, device: str = "cpu", **
     )
     weights = {f"objective.{key}": value for key, value in objective.state_dict().items()}
     return history.train, whole(made) | weights
+
+
+def otherwise(dtype: torch.dtype = torch.float32, **options):
+    """Train convolutions on maps: in another layout, precision, or compiled."""
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(4)).to(dtype)
+    made, objective = of_maps().to(dtype), OBJECTIVES["stratified"]()
+    given = {"steps": 4, "batch_size": 8, "seed": 0, "progress": False, "validate_every": 1}
+    sgd = {"optimizer": lambda parameters: torch.optim.SGD(parameters, 1e-3)}
+    return vk.fit(made, objective, x, **given | sgd | options).train, made.state_dict()
+
+
+OTHERWISE: dict[str, dict[str, object]] = {
+    "channels last": {"channels_last": True, "dtype": torch.float64},
+    "recomputed": {"recompute": True, "dtype": torch.float64},
+    "compiled": {"compile": True, "dtype": torch.float64},
+    "bf16": {"precision": "bf16"},
+}
 
 
 def around():
@@ -370,6 +404,10 @@ def interleaved(count: int) -> list[int]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    if "RANK" not in os.environ:  # no launcher's: alone, where no checker is in a compiler's way
+        found = {name: otherwise(**options) for name, options in OTHERWISE.items()}
+        torch.save(found, folder / "alone.pt")
+        return
     results = {f"{name}, {n}": trained(name, n) for name in OBJECTIVES for n in (1, 3)}
     for workers in (0, 2):
         loader = DataLoader(data(), max(SIZES), num_workers=workers)
@@ -385,6 +423,8 @@ def main() -> None:
     own = data().subset(range(rank, sum(SIZES), count))  # of which some have one more
     results["of arrays"] = trained("stratified", source=own, divided=True)
     results["around"] = around()
+    if count == 2:  # of four, two cores would compile for long
+        results |= {name: otherwise(**options) for name, options in OTHERWISE.items()}
     results["sharing"] = sharing(folder)
     for name in ("elbo", "iwae", "stratified", "mmd", "factor"):
         for parts in (1, 3):

@@ -30,6 +30,16 @@ def alone():
     return {name: processes.trained(name) for name in processes.OBJECTIVES}
 
 
+@pytest.fixture(scope="module")
+def otherwise(tmp_path_factory) -> dict[str, object]:
+    """What one process by itself ends with."""
+    folder = tmp_path_factory.mktemp("alone")
+    command = [sys.executable, processes.__file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "alone.pt", weights_only=False)
+
+
 def _same(ranks, name: str, alone) -> None:
     """Hold what every process ended with to what one alone does."""
     losses, weights = alone
@@ -54,6 +64,17 @@ class TestGradients:
     def test_a_loader_of_ones_own(self, ranks, workers) -> None:
         loader = DataLoader(processes.data(), max(processes.SIZES))
         _same(ranks, f"loader, {workers}", processes.trained("stratified", source=loader))
+
+    @pytest.mark.parametrize("name", processes.OTHERWISE)
+    def test_in_another_layout_or_precision_or_compiled(self, ranks, otherwise, name) -> None:
+        if len(ranks) == 4:
+            return  # trained by two alone
+        losses, weights = otherwise[name]
+        # Of half precision, the gradients of each process are rounded before they are added up.
+        near = {"rtol": 1e-4, "atol": 2e-4} if name == "bf16" else {"rtol": 1e-10, "atol": 1e-10}
+        for rank in ranks:
+            torch.testing.assert_close(rank[name][0], losses, **near)
+            torch.testing.assert_close(rank[name][1], weights, **near)
 
     def test_what_goes_on_around_them(self, ranks) -> None:
         train, validation, weights = processes.around()

@@ -391,8 +391,8 @@ def _aggregate_log_densities(
     def densities(z: Tensor, numbers: Tensor, q: Distribution) -> tuple[Tensor, Tensor]:
         components = log_prob_by_dimension(q, z[:, None], "posterior")  # (rows, size, dim)
         log_weights = z.new_full((len(z), size), others)
-        if own != others:
-            log_weights = log_weights.scatter(1, numbers[:, None], own)
+        if own != others:  # by a tensor: of a number torch.compile keeps single precision (#186481)
+            log_weights = log_weights.scatter(1, numbers[:, None], z.new_full((len(z), 1), own))
         joint = (log_weights + components.sum(-1)).logsumexp(1)
         return joint, (log_weights[..., None] + components).logsumexp(1)
 
