@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,25 @@ def test_it_is_the_run_that_functions_make(run: Path) -> None:
     same = vk.VAE.from_pretrained(run / "model")
     for one, other in zip(model.parameters(), same.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_launcher_s_processes_write_one_run(run: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    folder = tmp_path / "run"
+    words = ["-m", "vaekit", "train", "digits", "--binarize", "dynamic", "--out", str(folder)]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node=2", *words, *SMALL],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("6 steps") == 1  # the first speaks for both
+    assert {path.name for path in folder.iterdir()} == {path.name for path in run.iterdir()}
+    alone, both = (json.loads((each / "history.json").read_text()) for each in (run, folder))
+    # The second draws noise of its own.
+    assert both["train"]["loss"] == pytest.approx(alone["train"]["loss"], rel=0.05)
 
 
 def test_evaluate(run: Path, capsys) -> None:

@@ -22,6 +22,7 @@ from vaekit._version import __version__
 from vaekit.datasets.tables import read_numbers, units
 from vaekit.objectives import Reconstruction
 from vaekit.training import Checkpoints, History, evaluate, fit, fork_seed
+from vaekit.training.world import World
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -222,10 +223,12 @@ def _train(args: argparse.Namespace) -> int:
     model, objective = _model(config, train)
     config["elements"] = len(train) + len(test)
     train, watched = _watched(config, train, test)
-    _write_json(args.out / "config.json", config)
+    world = World.joined(device)  # of a launcher, whose first process writes the folder
+    if world.leads:
+        _write_json(args.out / "config.json", config)
     try:
         history = fit(
-            model.to(device),
+            model.to(world.device_for(device)),
             objective,
             train,
             validation=watched,
@@ -236,9 +239,12 @@ def _train(args: argparse.Namespace) -> int:
             **{name: config[name] for name in _OF_FIT},
         )
     except BaseException as error:
-        if isinstance(until := getattr(error, "history", None), History):
+        if world.leads and isinstance(until := getattr(error, "history", None), History):
             _write_json(args.out / "history.json", until.to_dict())
         raise
+    code = _INTERRUPTED if history.stopped == "interrupted" else 0
+    if not world.leads:
+        return code
     _write_json(args.out / "history.json", history.to_dict())
     text = f"A {config['recipe']} of {config['data']}, after {history.step[-1]} steps."
     if "units" in config:
@@ -246,7 +252,7 @@ def _train(args: argparse.Namespace) -> int:
     model.save_pretrained(args.out / "model", text=text)
     _draw(args.out, model, test, history, config["seed"])
     print(f"{args.out}: {history}")
-    return _INTERRUPTED if history.stopped == "interrupted" else 0
+    return code
 
 
 def _evaluate(args: argparse.Namespace) -> int:
