@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+import saved
 import torch
 from models import tiny
 from packaging.version import Version
@@ -765,3 +766,18 @@ def test_a_model_of_version_0_1() -> None:
     torch.testing.assert_close(model.decode(expected["mean"]), expected["decoded"])
     z = expected["mean"]
     torch.testing.assert_close(model.prior().log_prob(z), expected["log_prior"])
+
+
+SAVED = Path(__file__).with_name("saved_0_1")
+
+
+@pytest.mark.parametrize("name", saved.MODELS)
+def test_models_of_version_0_1(name: str) -> None:
+    model = vk.VAE.from_pretrained(SAVED / name)
+    weights, _ = storage.read_tensors(SAVED / name / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[key])
+    expected, _ = storage.read_tensors(SAVED / name / "expected.safetensors")
+    given = {key: expected.pop(key) for key in saved.inputs(name)}
+    torch.testing.assert_close(saved.told(model, **given, z=expected["z"]), expected)
