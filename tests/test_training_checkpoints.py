@@ -696,6 +696,32 @@ class TestRefusals:
         words = "data: expected", "at least 2 batches", "1 batches"
         refuses(ValueError, lambda: run(tmp_path, data=batches[:1], resume=True), *words)
 
+    def test_batches_that_do_not_come_again_are_warned_of(self, tmp_path: Path) -> None:
+        class Stream(IterableDataset):
+            """Shuffles by a state of its own, as streams of other libraries may."""
+
+            def __init__(self, seed: int) -> None:
+                self.order = np.random.default_rng(seed)
+
+            def __iter__(self):
+                return iter(DATA[self.order.permutation(len(DATA))])
+
+        def told(name: str, first: object, then: object) -> list[str]:
+            run(tmp_path / name, 3, data=first)  # its last checkpoint is in the middle of an epoch
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                run(tmp_path / name, data=then, resume=True)
+            return [str(each.message) for each in found if "data:" in str(each.message)]
+
+        assert told("again", DataLoader(Stream(0), 20), DataLoader(Stream(0), 20)) == []
+        assert told("same", DATA, DATA.clone()) == []
+        for name, first, then in [
+            ("shuffled", DataLoader(Stream(0), 20), DataLoader(Stream(1), 20)),
+            ("others", DATA, 1 - DATA),
+        ]:
+            (said,) = told(name, first, then)
+            assert "do not come again as they came (batch 1 is another)" in said
+
     def test_a_state_that_needs_pickle(self, tmp_path: Path, refuses) -> None:
         class Odd(StepLR):
             def state_dict(self):

@@ -1,5 +1,6 @@
 """Writing training down as it goes, so that a run which was cut off goes on as if it had not."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,13 +14,13 @@ from torch import Generator, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from vaekit import _checks, storage
+from vaekit import _checks, datasets, storage
 from vaekit.training.history import History
 from vaekit.training.randomness import random_states, set_random_states
 from vaekit.training.rows import Rows
 from vaekit.training.settings import differs, said
 from vaekit.training.sharding import loadable, whole
-from vaekit.training.world import World
+from vaekit.training.world import Share, World
 
 __all__ = ["Checkpoints", "load_checkpoint"]
 
@@ -227,6 +228,8 @@ class Writer:
     _at: Position = field(default_factory=Position)
     _began: dict[str, Any] = field(default_factory=dict)  # the random states as the epoch began
     _now: dict[str, Any] = field(default_factory=dict)  # those of the checkpoint
+    _mark: str = ""  # of the batch that came before the checkpoint
+    _last: Any = None  # batch
 
     def start(self, resume: bool) -> Position:
         """Put the newest checkpoint's state back, or write the first one; return how far it is."""
@@ -253,7 +256,8 @@ class Writer:
         load_states(self.parts, state["parts"])
         self.rows.load_state_dict(state["rows"], state["history"])
         self._at = Position(*state["at"])
-        self._began, self._now = state["random"][self.world.rank]
+        self._began, self._now, *marks = state["random"][self.world.rank]
+        self._mark = "".join(marks)  # which the first checkpoints of version 0.1 do not hold
         if not self._at.batches:
             self._set_random(self._now)
         return self._at
@@ -268,12 +272,23 @@ class Writer:
         passed, self._at = self._at.batches, Position()
         if passed:
             self._set_random(self._began)
-            left = _skipping(loader, passed)
+            left, self._last = _skipping(loader, passed)
+            if self._mark not in ("", _marked(self._last)):
+                what = "data: the batches that were gone through before do not come again as they"
+                what = f"{what} came (batch {passed - 1} is another). The run does not end as it"
+                warnings.warn(f"{what} would have.", stacklevel=3)
             self._set_random(self._now, with_loader=False)
-            return enumerate(left, passed)
-        if self.checkpoints is not None:
-            self._began = self._random()
-        return enumerate(loader)
+            return enumerate(self._remembered(left), passed)
+        if self.checkpoints is None:
+            return enumerate(loader)
+        self._began = self._random()
+        return enumerate(self._remembered(loader))
+
+    def _remembered(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Go through batches, and remember the last, by which it is known again."""
+        for batch in batches:
+            self._last = batch
+            yield batch
 
     def due(self, step: int) -> bool:
         """Tell whether a checkpoint is to be written after so many steps, whatever the row."""
@@ -293,7 +308,11 @@ class Writer:
             "at": list(at),
             "parts": self._whole({name: part.state_dict() for name, part in self.parts.items()}),
             "rows": self._whole(self.rows.state_dict()),
-            "random": self.world.collected([self._began if at.batches else {}, self._random()]),
+            "random": self.world.collected(
+                [self._began, self._random(), _marked(self._last)]
+                if at.batches
+                else [{}, self._random(), ""]
+            ),
             "settings": self.settings,
             "history": self.rows.history.to_dict(),
         }
@@ -370,17 +389,25 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _skipping(loader: Any, count: int) -> Iterator[Any]:
-    """Go through a loader but for its first batches.
+def _marked(batch: Any) -> str:
+    """Return a sum of a batch's values."""
+    found = batch.batch if isinstance(batch, Share) else datasets.unpack(batch)
+    x = found.x.detach().cpu().contiguous().flatten()
+    return hashlib.blake2b(x.view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _skipping(loader: Any, count: int) -> tuple[Iterator[Any], Any]:
+    """Go through a loader but for its first batches, the last of which is returned too.
 
     Raises:
         ValueError: If it has fewer.
     """
     batches: Iterator[Any] = iter(loader)
+    last = None
     for index in range(count):
         try:
-            next(batches)
+            last = next(batches)
         except StopIteration:
             what, got = f"the data of the checkpoint, at least {count} batches", f"{index} batches"
             raise ValueError(_checks.expected("data", what, got)) from None
-    return batches
+    return batches, last

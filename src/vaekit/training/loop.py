@@ -190,6 +190,7 @@ def fit(
             if it has none at all. A damaged one is laid aside with a warning. Data that come as
             batches are gone through again up to where the run was, so they must come in the same
             order: by torch's, numpy's or Python's global generators, or by a ``DataLoader``'s own.
+            Where the last of them is another, a warning says so.
             Callbacks and a corruption that have a ``state_dict`` are written down too. Not written
             are what others of them keep, flags (``requires_grad``) that a callback sets, and the
             random states of workers that live on between epochs. Resume with parts made anew: an
