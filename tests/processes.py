@@ -91,10 +91,17 @@ def data() -> vk.datasets.ArrayDataset:
     return vk.datasets.from_tensors(x, target=x[:, :PIXELS], dtype=torch.float64)
 
 
-def adversary() -> vk.objectives.Term:
+class Adversarial(vk.objectives.AdversarialPrior):
+    """Learns from the step's own draws, and from the same ones of the prior."""
+
+    def _draws(self, out):
+        generator = torch.Generator().manual_seed(5)
+        return out.z.detach(), torch.randn(len(out.z), DIM, generator=generator).to(out.z)
+
+
+def adversary(kind=vk.objectives.AdversarialTotalCorrelation) -> vk.objectives.Term:
     torch.manual_seed(2)
-    net = vk.networks.mlp(DIM, [8], 1)
-    return vk.objectives.AdversarialTotalCorrelation(net)
+    return kind(vk.networks.mlp(DIM, [8], 1))
 
 
 def tc(**options) -> vk.objectives.Objective:
@@ -125,6 +132,7 @@ OBJECTIVES: dict[str, Callable[[], vk.objectives.Objective]] = {
     "balanced": lambda: vk.Reconstruction() + vk.objectives.BalancedKL([1, 2]),
     "mmd": lambda: vk.Reconstruction() + 10 * vk.objectives.MMD(),
     "dip": lambda: vk.Reconstruction() + vk.KL() + vk.objectives.DIP(2, 3, within=True),
+    "adversarial": lambda: vk.Reconstruction() + 5 * adversary(Adversarial),
     "factor": lambda: vk.Reconstruction() + vk.KL() + 5 * adversary(),
 }
 
