@@ -16,6 +16,7 @@ from models import tiny
 from packaging.version import Version
 from test_conformance import LATENTS, LIKELIHOODS, POINTS, PRIORS
 from test_recipes import MAKERS
+from torch import distributions as td
 from torch import nn
 
 import vaekit as vk
@@ -766,6 +767,78 @@ def test_a_model_of_version_0_1() -> None:
     torch.testing.assert_close(model.decode(expected["mean"]), expected["decoded"])
     z = expected["mean"]
     torch.testing.assert_close(model.prior().log_prob(z), expected["log_prior"])
+
+
+def _several(**alternatives: torch.Tensor) -> list[td.Distribution]:
+    """Distributions that torch takes by one of several parameters."""
+    normals = td.Independent(td.Normal(torch.randn(2, 3), torch.ones(2, 3)), 1)
+    half = torch.tensor(0.5)
+    return [
+        td.MixtureSameFamily(td.Categorical(**alternatives), normals),
+        td.OneHotCategorical(**alternatives),
+        td.OneHotCategoricalStraightThrough(**alternatives),
+        td.RelaxedOneHotCategorical(half, **alternatives),
+        td.Independent(td.RelaxedBernoulli(half, **alternatives), 1),
+        td.Independent(td.Bernoulli(**alternatives), 1),
+        td.Independent(td.NegativeBinomial(3.0, **alternatives), 1),
+    ]
+
+
+def test_priors_that_torch_takes_by_one_of_several_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spread = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    given = [*_several(probs=torch.rand(2)), *_several(logits=torch.randn(2))]
+    names = "covariance_matrix", "precision_matrix", "scale_tril"
+    given += [
+        td.MultivariateNormal(torch.zeros(2), **{name: spread.tril() if "tril" in name else spread})
+        for name in names
+    ]
+    for distribution in given:
+        model = tiny(dim=distribution.event_shape[0])
+        model.prior = vk.priors.Fixed(distribution)
+        held = model.prior()
+        for used in (False, True):
+            if used:  # torch keeps what it computes under the others' names
+                for part in (held, getattr(held, "base_dist", held)):
+                    for name in ("probs", "logits", *names):
+                        getattr(part, name, None)
+                held.log_prob(held.sample())
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                other = again(model, tmp_path)
+            torch.manual_seed(1)
+            mine = held.sample((20,))
+            torch.manual_seed(1)
+            assert torch.equal(mine, other.prior().sample((20,)))
+            assert torch.equal(held.log_prob(mine), other.prior().log_prob(mine))
+
+
+def _built(description: object, tensors: dict[str, torch.Tensor], room: int = 10_000) -> object:
+    return build(description, tensors, pretrained._finder([], vk.VAE._rooms), room)
+
+
+def test_parts_that_hold_one_another_again_and_again_are_counted() -> None:
+    whole: dict[str, object] = {"class": "torch.nn.Identity", "arguments": []}
+    for index in range(30):
+        children = [["0", whole], ["1", {"again": index}]]
+        whole = {"class": "torch.nn.Sequential", "children": children}
+        if index == 4:
+            assert len(list(_built(whole, {}).modules())) == 6  # each once
+    with pytest.raises(MemoryError, match="more than 100000 parts"):
+        _built(whole, {})
+
+
+def test_what_constructors_compute_is_counted() -> None:
+    def described(factors: int) -> object:
+        tensors = {"loc": torch.zeros(1), "diag": torch.ones(1), "factor": torch.randn(1, factors)}
+        arguments = [["loc", "loc"], ["cov_factor", "factor"], ["cov_diag", "diag"]]
+        named = [[name, {"tensor": key}] for name, key in arguments]
+        kind = "torch.distributions.LowRankMultivariateNormal"
+        return _built({"class": kind, "arguments": named}, tensors)
+
+    assert described(50).cov_factor.shape == (1, 50)
+    with pytest.raises(MemoryError, match="compute more"):
+        described(200)  # makes a matrix of 200 by 200
 
 
 SAVED = Path(__file__).with_name("saved_0_1")

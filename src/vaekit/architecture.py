@@ -1,5 +1,6 @@
 """What a model is built of, as plain values: written down without code, and built again by name."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.utils import lazy_property
 from torch.overrides import TorchFunctionMode
 
 from vaekit import _checks
 
-__all__ = ["UndescribedError", "build", "describe", "is_plain", "plain_arguments", "torch_class"]
+__all__ = [
+    "UndescribedError",
+    "bare",
+    "build",
+    "describe",
+    "is_plain",
+    "plain_arguments",
+    "torch_class",
+]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _RECURRENT = (
@@ -24,6 +34,7 @@ _TORCH = {"torch.nn": nn.Module, "torch.distributions": Distribution}
 _OF_MODULES = frozenset(vars(nn.Module())) | frozenset(dir(nn.Module))
 #: Classes of torch.nn that build others, or copies of what they are given: more than they say.
 _BUILDERS = ("Module", "Transformer", "DataParallel", "AdaptiveLog", "Parameter", "Buffer")
+_MOST_PARTS = 100_000  # each counted as often as it occurs
 
 
 class UndescribedError(TypeError):
@@ -63,7 +74,8 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
             if isinstance(given, nn.Module) and type(given) in _CONTAINERS:
                 described["children"] = values(place, given._modules)
             else:
-                described["arguments"] = values(place, _arguments(place, given))
+                plain = bare(given) if isinstance(given, Distribution) else given
+                described["arguments"] = values(place, _arguments(place, plain))
             seen[id(given)] = len(seen), given
             return described
         if isinstance(given, type):
@@ -96,6 +108,14 @@ def build(
             that `describe` did not write.
     """
     built: list[Any] = []
+    sizes: list[int] = []  # in parts, each counted as often as it occurs
+    count = 0
+
+    def add(parts: int) -> None:
+        nonlocal count
+        count += parts
+        if count > _MOST_PARTS:  # of a few that hold one another again and again
+            raise MemoryError(f"it has more than {_MOST_PARTS} parts")
 
     def value(given: Any) -> Any:
         if isinstance(given, list):
@@ -107,6 +127,7 @@ def build(
         if "tensor" in given:
             return tensors[given["tensor"]]
         if "again" in given:
+            add(sizes[given["again"]])
             return built[given["again"]]
         if "type" in given:
             return find(given["type"])
@@ -115,6 +136,7 @@ def build(
         kind = find(given["class"])
         if not issubclass(kind, nn.Module | Distribution):
             raise TypeError(f"{given['class']} is neither a module nor a distribution")
+        before = count
         named = given["children"] if kind in _CONTAINERS else given["arguments"]
         told = {name: value(each) for name, each in named}
         if not told.keys().isdisjoint(_NOT_TOLD):
@@ -122,8 +144,15 @@ def build(
         if issubclass(kind, Distribution):
             shapes = [each.shape for each in told.values() if isinstance(each, Tensor)]
             counting.take(math.prod(torch.broadcast_shapes(*shapes)))
-        made = _made(kind, told)
+        try:
+            made = _made(kind, told)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{given['class']}: {error}") from error
+        if isinstance(made, Distribution):
+            _give_back(made, told)
+        add(1)
         built.append(made)
+        sizes.append(count - before)
         return made
 
     with torch.random.fork_rng([]), _Room(room) as counting:
@@ -176,12 +205,12 @@ def _arguments(place: str, part: Any) -> Mapping[str, Any]:
     own: Any = type(part).__init__
     if own is nn.Module.__init__ or isinstance(part, nn.Identity):  # which take nothing
         return {}
-    found = {}
+    found, given = {}, _given(part) if isinstance(part, Distribution) else ()
     for name, parameter in inspect.signature(own).parameters.items():
         if name in _NOT_TOLD or name.startswith("_"):
             continue
         kept = "base_dist" if name == "base_distribution" else name  # torch's own exception
-        if isinstance(part, Distribution) and parameter.default is None and name not in vars(part):
+        if isinstance(part, Distribution) and parameter.default is None and name not in given:
             continue  # another parameterisation, computed from the one that was given
         common = isinstance(part, nn.Module) and name in _OF_MODULES  # as ``training`` is
         if common or not hasattr(part, kept) or parameter.kind is parameter.VAR_KEYWORD:
@@ -191,6 +220,53 @@ def _arguments(place: str, part: Any) -> Mapping[str, Any]:
         if name == "bias" and own.__module__.startswith("torch.nn."):
             found[name] = found[name] is not None and found[name] is not False
     return found
+
+
+def bare(distribution: Distribution) -> Distribution:
+    """Copy a distribution without the parameterisations that were computed of the one it has.
+
+    torch keeps those under their names once they were asked for, behind the one that was given.
+    """
+    copied = copy.copy(distribution)
+    own = vars(copied)
+    _forget_computed(copied)
+    own.update({name: bare(each) for name, each in own.items() if isinstance(each, Distribution)})
+    return copied
+
+
+def _forget_computed(part: Distribution) -> None:
+    own = vars(part)
+    kinds = {name: inspect.getattr_static(type(part), name, None) for name in own}
+    for name in [name for name, kind in kinds.items() if isinstance(kind, lazy_property)][1:]:
+        del own[name]
+
+
+def _given(part: Distribution) -> list[str]:
+    """List what a distribution holds under names of its own, or of the one it is made with."""
+    return [name for each in _made_with(part) for name in vars(each)]
+
+
+def _made_with(part: Distribution) -> list[Distribution]:
+    """List a distribution, and those of torch's that hold its parameters for it."""
+    inner = vars(part).get("_categorical") or vars(part).get("base_dist")
+    return [part, *(_made_with(inner) if isinstance(inner, Distribution) else ())]
+
+
+def _give_back(made: Distribution, told: Mapping[str, Any]) -> None:
+    """Put parameters in the place of what a constructor made of them but for rounding.
+
+    Logits are made to sum to one again, in the last digit to something else.
+    """
+    for part in _made_with(made):
+        own = vars(part)
+        for name, value in told.items():
+            held = own.get(name)
+            if not isinstance(value, Tensor) or not isinstance(held, Tensor):
+                continue
+            alike = held.shape == value.shape and held.dtype == value.dtype
+            if alike and held.is_floating_point() and torch.allclose(held, value):
+                own.update({key: value for key, each in own.items() if each is held})
+        _forget_computed(part)
 
 
 def _made(kind: type, named: dict[str, Any]) -> Any:
@@ -228,12 +304,31 @@ class _Room(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         if func in self._makers:
-            like = [each.to("meta") if isinstance(each, Tensor) else each for each in args]
-            self.take(func(*like, **{**options, "device": "meta"}).numel())
+            self.take(func(*map(_without_values, args), **{**options, "device": "meta"}).numel())
+        elif getattr(func, "__name__", "") not in ("__get__", "__set__"):
+            self._look(func, args, options)
         return func(*args, **options)
+
+    def _look(self, func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Say so where what is computed would by itself be larger than what is left."""
+        try:
+            named = {name: _without_values(each) for name, each in options.items()}
+            made = func(*map(_without_values, args), **named)
+        except Exception:  # of values, which it is not given
+            return
+        found = made if isinstance(made, tuple | list) else [made]
+        if any(isinstance(each, Tensor) and each.numel() > self._room for each in found):
+            raise MemoryError("its parts compute more than the weights that are there for them")
 
     def take(self, numbers: int) -> None:
         """Take room for numbers, or say that there is none left."""
         self._room -= numbers
         if self._room < 0:
             raise MemoryError("its parts are larger than the weights that are there for them")
+
+
+def _without_values(value: Any) -> Any:
+    """Return a tensor's shape and dtype as a tensor, or what is none as it is."""
+    if type(value) in (tuple, list):
+        return type(value)(map(_without_values, value))
+    return value.detach().to("meta") if isinstance(value, Tensor) else value

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaekit import _checks
+from vaekit.architecture import bare
 from vaekit.distributions import DiagonalGaussian, StandardGaussian
 from vaekit.distributions.detach import mapped
 from vaekit.distributions.flows import FlowDistribution, layers
@@ -111,7 +112,7 @@ class Fixed(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the distribution."""
-        return repr(self.distribution)
+        return repr(bare(self.distribution))
 
 
 class MixtureOfGaussians(nn.Module):
