@@ -14,7 +14,7 @@ import torch
 from models import elbo, tiny
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Grayscale, ToTensor
 
@@ -199,14 +199,37 @@ class Watched:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_hugging_face_shuffles_anew_where_it_is_told_the_pass(workers: int) -> None:
-    for told in (False, True):
+    class Telling(Watched):
+        """Hands on which pass begins."""
+
+        def set_epoch(self, epoch: int) -> None:
+            self.loader.dataset.set_epoch(epoch)
+
+    for kind in (Watched, Telling):
         stream = table().to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=20)
-        batches = Watched(DataLoader(stream, 8, num_workers=workers))
-        callbacks = [lambda state, stream=stream: stream.set_epoch(state.epoch)] * told
-        vk.fit(tiny(), elbo(), batches, epochs=2, callbacks=callbacks, **OPTIONS)
+        batches = kind(DataLoader(stream, 8, num_workers=workers))
+        vk.fit(tiny(), elbo(), batches, epochs=2, **OPTIONS)
         first, second = batches.passes
         assert sorted(first) == sorted(second) == list(range(40))
-        assert (first != second) == told
+        assert (first != second) == (kind is Telling)
+
+
+def test_a_sampler_is_told_the_epoch() -> None:
+    data = torch.utils.data.TensorDataset(torch.arange(40).float()[:, None])
+    sampler = DistributedSampler(data, num_replicas=1, rank=0)
+    seen: list[list[float]] = []
+
+    class Spy(DataLoader):
+        def __iter__(self):
+            seen.append([])
+            for (batch,) in super().__iter__():
+                seen[-1] += batch[:, 0].tolist()
+                yield batch
+
+    model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(1), 1)
+    vk.fit(model, objective, Spy(data, 8, sampler=sampler), epochs=3, **OPTIONS)
+    assert len({tuple(order) for order in seen}) == 3
+    assert all(sorted(order) == list(range(40)) for order in seen)
 
 
 def test_every_worker_reads_a_stream_that_does_not_divide_it() -> None:

@@ -141,6 +141,24 @@ def own_order() -> DataLoader:
     return DataLoader(TensorDataset(DATA), 16, shuffle=True, generator=order)
 
 
+class ByEpoch(IterableDataset):
+    """Has an order that goes by the number of the epoch, as those of Hugging Face have."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(self.epoch))
+        return iter(DATA[order])
+
+
+def persistent(shuffle: bool = True) -> DataLoader:
+    options = {"num_workers": 1, "persistent_workers": True, "shuffle": shuffle}
+    return DataLoader(TensorDataset(DATA), 16, **options)
+
+
 SOURCES: dict[str, Callable[[], object]] = {
     "array": lambda: DATA,
     "dynamic": lambda: vk.datasets.from_tensors(DATA, binarize="dynamic"),
@@ -148,7 +166,10 @@ SOURCES: dict[str, Callable[[], object]] = {
     "loader": lambda: DataLoader(Noisy(), 16, shuffle=True),
     "loader's own order": own_order,
     "workers": lambda: DataLoader(Noisy(), 16, shuffle=True, num_workers=2),
+    "workers that live on": persistent,
+    "workers that live on, in order": lambda: persistent(shuffle=False),
     "stream": Stream,
+    "stream by epoch": lambda: DataLoader(ByEpoch(), 16),
     "list": lambda: list(DATA.split(20)),
 }
 
@@ -566,6 +587,8 @@ class TestRefusals:
             ("seed", {"seed": 1}),
             ("samples", {"samples": 2}),
             ("data", {"data": DATA[:50]}),
+            ("kind of data", {"data": DataLoader(DATA, 32, shuffle=True)}),
+            ("binarize", {"data": vk.datasets.from_tensors(DATA, binarize="dynamic")}),
             ("validation", {"validation": DATA}),
             ("validate_every", {"validate_every": 3}),
             ("clip_grad_norm", {"clip_grad_norm": 1.0}),
@@ -621,6 +644,20 @@ class TestRefusals:
         assert not differs("Adam(lr=0.1)", {"class": "Adam", "lr": 0.1})
         assert differs("Adam(lr=0.2)", {"class": "Adam", "lr": 0.1})
         assert not differs({"p": math.nan}, {"p": math.nan})
+
+    def test_data_in_an_order_of_another_kind(self, tmp_path: Path, refuses) -> None:
+        run(tmp_path, 5, data=own_order)
+        data = DataLoader(TensorDataset(DATA), 16, shuffle=True)
+        words = "data: expected data whose order 1 generators draw", "got 0"
+        refuses(ValueError, lambda: run(tmp_path, data=data, resume=True), *words)
+        fewer = DataLoader(TensorDataset(DATA), 32, shuffle=True)
+        words = "batches of data: expected 7, as in the checkpoint", "got 4"
+        refuses(ValueError, lambda: run(tmp_path, data=fewer, resume=True), *words)
+
+    def test_other_validation_data(self, tmp_path: Path, refuses) -> None:
+        run(tmp_path, 5, validation=DATA)
+        words = "elements of validation: expected 100, as in the checkpoint"
+        refuses(ValueError, lambda: run(tmp_path, resume=True, validation=DATA[:50]), words)
 
     def test_another_metric(self, tmp_path: Path, refuses) -> None:
         given = {"validation": DATA, "metrics": {"mse": torchmetrics.MeanSquaredError()}}
@@ -691,10 +728,23 @@ class TestRefusals:
             run(tmp_path, resume=True)
 
     def test_fewer_batches(self, tmp_path: Path, refuses) -> None:
+        class Batches:
+            """Do not tell how many they are."""
+
+            def __init__(self, rows: int) -> None:
+                self.rows = rows
+
+            def __iter__(self):
+                return iter(DATA[: self.rows].split(20))
+
         batches = list(DATA.split(20))
-        run(tmp_path, 3, data=batches)
+        run(tmp_path / "list", 3, data=batches)
+        run(tmp_path / "stream", 3, data=Batches(100))
+        words = "batches of data: expected 5, as in the checkpoint", "got 1"
+        refuses(ValueError, lambda: run(tmp_path / "list", data=batches[:1], resume=True), *words)
         words = "data: expected", "at least 2 batches", "1 batches"
-        refuses(ValueError, lambda: run(tmp_path, data=batches[:1], resume=True), *words)
+        few = Batches(20)
+        refuses(ValueError, lambda: run(tmp_path / "stream", data=few, resume=True), *words)
 
     def test_batches_that_do_not_come_again_are_warned_of(self, tmp_path: Path) -> None:
         class Stream(IterableDataset):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import vaekit as vk
-from vaekit.training import evaluate, fit
+from vaekit.training import NonFiniteLossError, evaluate, fit
 from vaekit.training.how import How
 
 DATA = torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
@@ -162,6 +162,23 @@ class TestAccumulation:
 
 
 class TestPrecision:
+    def test_gradients_that_are_never_finite_are_told(self) -> None:
+        class Rooted(torch.nn.Linear):
+            """Has a finite value, and a gradient that is not."""
+
+            def __init__(self) -> None:
+                super().__init__(64, 4)
+                self.root = torch.nn.Parameter(torch.zeros(4))
+
+            def forward(self, x):
+                return super().forward(x.flatten(1)) + (self.root * 0).sqrt()
+
+        model = tiny()
+        model.encoder.net = Rooted()
+        with pytest.raises(NonFiniteLossError, match=r"gradient of encoder\.net\.root") as caught:
+            run(model, steps=60, epochs=None, precision="fp16")
+        assert caught.value.step == 32
+
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_networks_are_lowered_and_nothing_else(self, precision, device) -> None:
         model, seen = maps().to(device), {}

@@ -149,7 +149,10 @@ class TestSharing:
     def test_errors_are_everyones(self, ranks) -> None:
         what = "data: expected the same batches in every process"
         for rank in ranks:
-            callback, batches, loader, holed, tracker, fewer, *unread = rank["sharing"]["errors"]
+            callback, batches, loader, holed, tracker, *others = rank["sharing"]["errors"]
+            fewer, other, *unread = others
+            assert other.startswith("clip_grad_norm: expected 1.0 in every process")
+            assert "got 2.0 in process 1" in other
             assert unread == ["data: element 15 cannot be read"] * 2
             assert fewer.startswith("data: expected batches of one size in every process")
             assert "one of 0 and one of 8" in fewer
@@ -238,6 +241,32 @@ def test_processes_that_took_themselves_to_be_alone_are_connected(tmp_path) -> N
     assert done.returncode == 0, done.stderr
     if "each is one of 2" in done.stdout:
         pytest.skip("this accelerate connects them on a processor, so that none was alone")
+
+
+def test_an_error_of_one_process_ends_all_though_they_wait_for_its_weights(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, torch, vaekit as vk\n"
+        "class Dies(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise MemoryError('only here')\n"
+        "        return x\n"
+        "latent = vk.GaussianLatent(3)\n"
+        "encoder = vk.Encoder(torch.nn.Sequential(Dies(), torch.nn.Linear(8, 6)), latent)\n"
+        "likelihood = vk.likelihoods.Gaussian(8)\n"
+        "decoder = vk.Decoder(vk.networks.mlp(3, [8], 8), likelihood)\n"
+        "objective = vk.Reconstruction() + vk.KL()\n"
+        "vk.fit(vk.VAE(encoder, decoder), objective, torch.zeros(64, 8), steps=3, shard=True)\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode != 0
+    assert "MemoryError: only here" in done.stderr
 
 
 def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:

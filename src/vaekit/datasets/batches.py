@@ -259,6 +259,18 @@ def batches(
         raise ValueError(_checks.expected(argument, "at least one batch", "none"))
 
 
+def tell_epoch(data: Any, epoch: int) -> None:
+    """Tell samplers and streams, whose order goes by the number of the epoch, which one begins."""
+    holders = [data]
+    if isinstance(data, DataLoader):
+        batch_sampler = data.batch_sampler
+        inner = getattr(batch_sampler, "sampler", None)
+        holders = [data.dataset, data.sampler, batch_sampler, inner]
+    for each in {id(holder): holder for holder in holders}.values():
+        if callable(tell := getattr(each, "set_epoch", None)):
+            tell(epoch)
+
+
 def _is_dataset(data: Any) -> bool:
     """Tell what has elements from what yields batches, also where it is no class of torch's."""
     return isinstance(data, Dataset) or hasattr(data, "__getitems__")

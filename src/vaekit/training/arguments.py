@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,9 +60,13 @@ def check_options(
     scheduler: Any,
     corruption: Callable[[Tensor], Tensor] | None,
     objective: Objective,
+    shard: bool | str,
     **switches: Any,
 ) -> None:
     """Look at what can be told to be wrong by itself."""
+    if not isinstance(shard, bool | str):
+        what = "True, False, or the name of a device"
+        raise TypeError(_checks.expected("shard", what, repr(shard)))
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise TypeError(_checks.expected(name, "True or False", repr(value)))
@@ -104,10 +109,12 @@ def as_checkpoints(
     if resume and given is None:
         raise ValueError(_checks.expected("checkpoint", "a folder, where resume=True", None))
     if isinstance(given, str | PathLike):
-        return Checkpoints(given)
+        given = Checkpoints(given)
     if not isinstance(given, Checkpoints | None):
         what = "a folder, or Checkpoints"
         raise TypeError(_checks.expected("checkpoint", what, repr(given)))
+    if given is not None and Path(given.folder).is_file():
+        raise FileExistsError(_checks.expected("checkpoint", "a folder", f"a file, {given.folder}"))
     return given
 
 
@@ -129,9 +136,18 @@ def say_ignored(precision: Any, accumulate: int, shard: Any) -> None:
 
 
 def check_spread(
-    optimizer: Any, ema: float | None, precision: Any, channels_last: bool, compile: bool
+    objective: Objective,
+    optimizer: Any,
+    ema: float | None,
+    precision: Any,
+    channels_last: bool,
+    compile: bool,
 ) -> None:
     """Refuse what does not go with weights that are spread over the processes."""
+    bending = [term for term, _ in objective.pairs if term.needs_graph]
+    if bending:  # back through layers that are taken apart again
+        what = f"False for {bending[0]!r}, which takes gradients of the decoder"
+        raise ValueError(_checks.expected("shard", what, True))
     if isinstance(optimizer, Optimizer):
         what = "a function that makes one, for the parameters change as they are spread"
         raise ValueError(_checks.expected("optimizer", what, type(optimizer).__name__))

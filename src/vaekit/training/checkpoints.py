@@ -256,6 +256,9 @@ class Writer:
         load_states(self.parts, state["parts"])
         self.rows.load_state_dict(state["rows"], state["history"])
         self._at = Position(*state["at"])
+        first = self.loaders[0]
+        if self._at.epoch and getattr(first, "persistent_workers", False):
+            iter(first)  # workers that live on draw their seed in the first epoch alone
         self._began, self._now, *marks = state["random"][self.world.rank]
         self._mark = "".join(marks)  # which the first checkpoints of version 0.1 do not hold
         if not self._at.batches:
@@ -334,8 +337,15 @@ class Writer:
         set_random_states(self.device, states)
         # That of the data has gone on by itself where batches were passed over.
         which = slice(0 if with_loader else 1, None)
-        for loader, orders in zip(self.loaders[which], states["orders"][which], strict=True):
-            for generator, order in zip(_generators(loader), orders, strict=True):
+        names = ["data", "validation"][which]
+        for name, loader, orders in zip(
+            names, self.loaders[which], states["orders"][which], strict=True
+        ):
+            generators = _generators(loader)
+            if len(generators) != len(orders):
+                what = f"data whose order {len(orders)} generators draw, as in the checkpoint"
+                raise ValueError(_checks.expected(name, what, len(generators)))
+            for generator, order in zip(generators, orders, strict=True):
                 generator.set_state(order)
 
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaekit import _checks, datasets, storage
+from vaekit.datasets.batches import tell_epoch
 from vaekit.objectives import Objective, Term
 from vaekit.training import arguments, sharding
 from vaekit.training.checkpoints import Checkpoints, Position, Writer
@@ -194,7 +195,8 @@ def fit(
             Callbacks and a corruption that have a ``state_dict`` are written down too. Not written
             are what others of them keep, flags (``requires_grad``) that a callback sets, and the
             random states of workers that live on between epochs. Resume with parts made anew: an
-            option that was changed since, such as a rate of dropout, makes the model another.
+            option that was changed since, such as a rate of dropout, makes the model another. A run
+            that a callback ended goes on.
 
     Returns:
         The history, in nats.
@@ -228,7 +230,7 @@ def fit(
     arguments.say_ignored(precision, accumulate, shard)
     spread = world.size > 1 and (bool(shard) or any(map(storage.is_spread, model.parameters())))
     if spread:
-        arguments.check_spread(optimizer, ema, precision, channels_last, compile)
+        arguments.check_spread(objective, optimizer, ema, precision, channels_last, compile)
     arguments.check_length(epochs, steps, data)
     arguments.check_options(
         callbacks=callbacks,
@@ -244,6 +246,7 @@ def fit(
         scheduler=scheduler,
         corruption=corruption,
         objective=objective,
+        shard=shard,
         channels_last=channels_last,
         recompute=recompute,
         divided=divided,
@@ -326,6 +329,10 @@ def fit(
     settings = {
         "batch_size": batch_size,
         "data": None if size is None else f"{size} elements",
+        "kind of data": type(loader).__name__,
+        "batches of data": None if divided else _total_steps(loader, 1),
+        "binarize": getattr(data, "binarize", None),
+        "elements of validation": datasets.size(validation),
         "samples": samples,
         "seed": seed,
         "objective": re.sub(" at 0x[0-9a-f]+", "", repr(objective)),
@@ -349,6 +356,7 @@ def fit(
         "optimizer": of_optimizer(optimizer),
         "scheduler": of_scheduler(scheduler),
     }
+    world.check_alike(settings)
     logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
     shares = world.share(loader, pairs, draws, divided)
@@ -433,6 +441,7 @@ def fit(
             while not done:
                 epoch += 1
                 batch_index = writer.passed - 1
+                tell_epoch(loader, epoch - 1)
                 for batch_index, raw in writer.batches(shares):
                     share = raw if isinstance(raw, Share) else _unpacked(raw, pairs, batch_index)
                     stopping = stepper.take(share, step, batch_index, interrupted())
@@ -478,8 +487,9 @@ def fit(
 def _unpacked(raw: Any, pairs: bool | None, index: int) -> Share:
     """Return a batch that comes to one process alone."""
     batch = datasets.unpack(raw, pairs=pairs)
-    if not len(batch.x):
-        what, got = "at least one element in each batch", f"none in batch {index}"
+    if not batch.x.ndim or not len(batch.x):
+        of = "none" if batch.x.ndim else "a single number"
+        what, got = "at least one element in each batch", f"{of} in batch {index}"
         raise ValueError(_checks.expected("data", what, got))
     return Share(batch, len(batch.x))
 

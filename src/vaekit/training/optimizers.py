@@ -30,8 +30,9 @@ def make_optimizer(
 ) -> Optimizer:
     """Return the optimiser that is given or made, or Adam."""
     check_optimizer(given)
-    if not parameters:
-        raise ValueError(_checks.expected("model", "at least one parameter to train", "none"))
+    if not any(parameter.requires_grad for parameter in parameters):
+        got = "none" + ", for each has requires_grad=False" * bool(parameters)
+        raise ValueError(_checks.expected("model", "at least one parameter to train", got))
     if given is not None:
         made = given if isinstance(given, Optimizer) else given(parameters)
         if not isinstance(made, Optimizer):

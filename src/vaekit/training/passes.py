@@ -258,6 +258,8 @@ class Passes:
             for numbers in self._through(x, target, context, step, whole):
                 sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         except Exception as error:
+            if self._spread:
+                world.leave(error)
             if world.size == 1 or self._joint or self._spread:
                 raise
             failure = error
@@ -283,7 +285,7 @@ class Passes:
             with torch.no_grad():
                 for piece in pieces:
                     states.append(random_states(self._device))
-                    found = self._world.together(partial(self._posteriors, piece), self._device)
+                    found = self._together(partial(self._posteriors, piece))
                     own.append(found[1])
                 for buffer, before in zip(buffers, kept, strict=True):
                     buffer.copy_(before)
@@ -355,7 +357,7 @@ class Passes:
 
         if not self._joint:
             return self._added(piece, self._called(piece.x, piece.context))
-        out, own, added = self._world.together(inferred, self._device)
+        out, own, added = self._together(inferred)
         held = held or self._gathered(own, piece.sizes)
         if self._keeping:
             self._kept = held(out)
@@ -368,6 +370,10 @@ class Passes:
                     for name, value in term.values(whole, piece.target).items():
                         added[name] = value.mean() / piece.parts
         return {name: added[name] for name in self._names}
+
+    def _together(self, make: Callable[[], Any]) -> Any:
+        """Have all processes raise the error of one, where none waits for weights of the others."""
+        return make() if self._spread else self._world.together(make, self._device)
 
     def _added(self, piece: Piece, out: VAEOutput) -> dict[str, Tensor]:
         """Return what a piece adds to the terms of one value for each element."""

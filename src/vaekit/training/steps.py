@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from vaekit.training.world import Share, World
 from vaekit.vae import VAE
 
 __all__ = ["Steps"]
+
+_LEAST_SCALE = 2.0**-16  # 32 halvings from where torch starts: no gradient is that large
 
 
 @dataclass
@@ -101,7 +103,7 @@ class Steps:
                 )
             except _checks.NotFiniteError as error:
                 raise self._lost(error, step, index) from error
-            moved = self._optimize()
+            moved = self._optimize(step, index)
             if out is not None:
                 with self.world.drawing_alike(self.device):
                     self.inner.step(out, target)
@@ -143,6 +145,16 @@ class Steps:
                 before = max(step - 1, 0)
                 raise NonFiniteLossError(before, name, index, found, weights=True) from error
 
+    def _say_never_finite(self, step: int, index: int) -> NoReturn:
+        """Name a parameter whose gradient is infinite or NaN, and was for many steps."""
+        for name, parameter in self.model.named_parameters():
+            grad = parameter.grad
+            if grad is not None and not grad.isfinite().all():
+                what = _checks.expected(f"gradient of {name}", "finite values", "none for 32 steps")
+                raise NonFiniteLossError(step, name, index, what, weights=True)
+        what = _checks.expected("precision", "gradients that fp16 can hold", "none for 32 steps")
+        raise NonFiniteLossError(step, "loss", index, what, weights=True)
+
     def _lost(self, error: _checks.NotFiniteError, step: int, index: int) -> NonFiniteLossError:
         """Word what is not finite at a step."""
         name = str(error).split(":")[0]
@@ -156,8 +168,12 @@ class Steps:
         spoilt = name in dict(self.model.named_parameters())
         return NonFiniteLossError(step, name, index, str(error), weights=spoilt)
 
-    def _optimize(self) -> bool:
-        """Move the parameters, unless a scaled gradient was infinite; tell whether they moved."""
+    def _optimize(self, step: int, index: int) -> bool:
+        """Move the parameters, unless a scaled gradient was infinite; tell whether they moved.
+
+        Raises:
+            NonFiniteLossError: If gradients are not finite, however little they are scaled.
+        """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip is not None:
@@ -170,5 +186,8 @@ class Steps:
             before = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            return self.scaler.get_scale() >= before
+            after = self.scaler.get_scale()
+            if after < min(before, _LEAST_SCALE):
+                self._say_never_finite(step, index)
+            return after >= before
         return True

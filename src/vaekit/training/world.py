@@ -5,7 +5,7 @@ import hashlib
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +31,7 @@ _HINT = (
 )
 
 _groups: list[Any] = []  # that of all, and the patient one beside it
+_failed: list[BaseException] = []  # in this process, while the others go on
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,14 @@ class World:
         done: Any = made
         return done  # type: ignore[no-any-return]
 
+    def leave(self, failure: BaseException) -> None:
+        """Remember an error that the others cannot be told, for they wait for something else.
+
+        This process then ends without waiting for them, and its launcher ends the others.
+        """
+        if self.size > 1:
+            _failed.append(failure)
+
     def fail(self, failure: BaseException | None) -> NoReturn:
         """Raise this process's error, or another's where it has none; all have to call it."""
         found = self.collected(_portable(failure))
@@ -118,6 +127,16 @@ class World:
         found: list[Any] = [None] * self.size
         distributed.all_gather_object(found, value, group=_patient())
         return found
+
+    def check_alike(self, settings: Mapping[str, Any]) -> None:
+        """Say so where the processes were given different settings."""
+        first, *others = self.collected(settings)
+        for name, value in first.items():
+            for rank, given in enumerate(others, 1):
+                if repr(given[name]) != repr(value):
+                    what = f"{value!r} in every process, as in the first"
+                    got = f"{given[name]!r} in process {rank}"
+                    raise ValueError(_checks.expected(name, what, got))
 
     def mean(self, numbers: list[float], device: torch.device) -> list[float]:
         """Return the means of numbers over the processes."""
@@ -425,7 +444,7 @@ def _patient() -> Any:
 def _leave() -> None:
     """Part from the others as they do: gloo aborts a process that ends while its threads run."""
     if distributed.is_initialized():
-        if distributed.get_backend() == "gloo":
+        if distributed.get_backend() == "gloo" and not _failed:
             with suppress(RuntimeError):  # where another has died
                 distributed.monitored_barrier(timeout=timedelta(seconds=10))
         distributed.destroy_process_group()
