@@ -213,6 +213,42 @@ def test_parameters_that_do_not_fit(options, words: str, refuses) -> None:
     refuses(ValueError, lambda: VAETransformer(**({"steps": 2} | options)).fit(IRIS), words)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_however_far_away_are_outliers(dtype: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3)).astype(dtype) * [1, 1e4, 40]
+    detector = VAEOutlierDetector(2, steps=100, random_state=0).fit(rows.astype(dtype))
+    far = np.concatenate([rows[:2] * scale for scale in (1.0, 1e2, 1e3, 1e5, 1e30)]).astype(dtype)
+    scores = detector.score_samples(far)
+    assert np.isfinite(scores).all()
+    assert scores[2:].max() < scores[:2].min() - 100
+    assert (detector.predict(far[2:]) == -1).all()
+
+
+def test_log_variances_beyond_all_bounds_have_one_sigma() -> None:
+    class Wide(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :1], 300 + 0 * x[:, :1]], 1)
+
+    def build(columns: int) -> vk.recipes.Recipe:
+        latent, likelihood = vk.GaussianLatent(1), vk.likelihoods.Gaussian(columns)
+        encoder = vk.Encoder(torch.nn.Sequential(Wide(), torch.nn.Identity()), latent)
+        decoder = vk.Decoder(vk.networks.mlp(1, [4], columns), likelihood)
+        return vk.recipes.Recipe(vk.VAE(encoder, decoder), vk.Reconstruction() + vk.KL())
+
+    rows = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    scores = VAETransformer(build=build, steps=1, random_state=0).fit(rows).score_samples(rows)
+    assert np.isfinite(scores).all()
+
+
+def test_sizes_of_numpy_are_searched() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    sizes = {"batch_size": np.array([8, 16]), "latent_dim": np.array([1, 2])}
+    search = GridSearchCV(VAETransformer(steps=2, random_state=0), sizes, cv=2)
+    with annotations_unchecked():  # which say int
+        search.fit(rows)
+    assert np.isfinite(search.best_score_)
+
+
 @pytest.mark.parametrize("share", [0, 0.6, -0.1, "auto"])
 def test_a_share_that_does_not_fit(share, refuses) -> None:
     with annotations_unchecked():
@@ -232,6 +268,12 @@ def test_another_latent(refuses) -> None:
     ("options", "words"),
     [
         ({"hidden": 8}, "hidden: expected a sequence of widths, got 8"),
+        ({"hidden": "64"}, "hidden: expected a sequence of widths, got '64'"),
+        ({"build": 3}, "build: expected a function from the number of columns"),
+        (
+            {"build": lambda columns: vk.recipes.vae(vk.likelihoods.Gaussian(columns + 1), 2)},
+            "build: expected a function that returns a model of 4 columns, got one that fails",
+        ),
         ({"device": "nope"}, "device: expected a device that is there, got 'nope'"),
         ({"build": lambda columns: None}, "build: expected a function that returns a VAE and an"),
     ],

@@ -67,9 +67,12 @@ def number(argument: str, value: Any, *, low: float = -math.inf, above: float = 
 def seed(argument: str, value: Any) -> int:
     """Return a seed as an int that JSON can hold, or say that it is no whole number."""
     try:
-        return operator.index(value)
+        whole = operator.index(value)
     except TypeError:
         raise TypeError(expected(argument, "a whole number", repr(value))) from None
+    what = "a whole number from -2**63 to 2**64 - 1, as torch takes"
+    require(-(2**63) <= whole < 2**64, argument, what, whole)
+    return whole
 
 
 def generator(value: Any) -> None:

@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -46,6 +46,7 @@ _RECIPES = [
     if inspect.isfunction(getattr(recipes, name))
     and name not in (*_NOT_HERE, "convolutions", "perceptrons")
 ]
+_GIVEN = ("likelihood", "shape", "latent_dim", "nets")  # to a recipe, by options of their own
 _ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, torch.OutOfMemoryError)
 _FAILED, _INTERRUPTED = 1, 130  # as a shell says of Ctrl-C
 #: What a run is, where nothing else is asked for.
@@ -91,6 +92,22 @@ _OF_FIT = (
     *("clip_grad_norm", "accumulate", "ema", "precision", "channels_last", "recompute", "seed"),
     *("compile", "cuda_graph", "log_with"),
 )
+#: Options by the names of the arguments that they become, in errors of what takes those.
+_SPELLED = {
+    "batch_size": "--batch-size",
+    "beta": "--set beta",
+    "channels": "--filters",
+    "dim": "--latent-dim",
+    "every": "--checkpoint-every",
+    "n": "--number",
+    "path": "data",
+    "validation": "data",
+    "weight": "--set",
+}
+_WORDED = {
+    "choose likelihoods.Bernoulli(..., grey_levels=True)": "choose --likelihood grey_bernoulli",
+    "Set scale= to what is 1.": "Divide them by what is to be 1.",
+}
 _FREE = ("epochs", "steps", "device", "checkpoint_every", "log_with", "recompute")  # to go on with
 
 
@@ -106,11 +123,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         return code
-    except _ERRORS as error:
-        print(f"vaekit {args.command}: {error}", file=sys.stderr)
-        return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except Exception as error:
+        of_compiler = type(error).__module__.startswith(("torch._dynamo.", "torch._inductor."))
+        if not isinstance(error, _ERRORS) and not of_compiler:
+            raise
+        said = f"--compile: torch says: {error}".partition("\n")[0] if of_compiler else error
+        print(f"vaekit {args.command}: {_spelled(str(said))}", file=sys.stderr)
+        return _FAILED
+
+
+def _spelled(said: str) -> str:
+    """Name the option in the place of the argument that it becomes."""
+    argument, colon, rest = said.partition(": ")
+    option = f"--{argument.replace('_', '-')}"
+    known = argument in _DEFAULTS and argument != "data"
+    for there, here in _WORDED.items():
+        rest = rest.replace(there, here)
+    return (_SPELLED.get(argument, option if known else argument)) + colon + rest
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,7 +190,10 @@ def _add_train(commands: Any) -> None:
     train.set_defaults(run=_train)
     data = train.add_argument_group("data")
     add = data.add_argument
-    what = f"{', '.join(_NAMED)}; a folder of images; a .npy, .npz or .csv file of numbers"
+    what = (
+        f"{', '.join(_NAMED)}; a folder of images; a .npy, .npz (its array x) or .csv file of "
+        "numbers, images with their channels first"
+    )
     add("data", nargs="?", help=what)
     add("--binarize", choices=("none", "threshold", "dynamic", "static"), help="(none)")
     add("--size", type=int, help="the side that a folder's images are brought to")
@@ -223,6 +257,8 @@ def _train(args: argparse.Namespace) -> int:
     model, objective = _model(config, train)
     config["elements"] = len(train) + len(test)
     train, watched = _watched(config, train, test)
+    for note in config.pop("notes", ()):
+        print(f"vaekit train: data: {note}", file=sys.stderr)
     world = World.joined(device)  # of a launcher, whose first process writes the folder
     if world.leads:
         _write_json(args.out / "config.json", config)
@@ -256,6 +292,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _checks.positive_int("--samples", args.samples)
     model, config = _trained(args), _read_config(args.folder)
     test = _data(config)[1]
     found: dict[str, Any] = {}
@@ -310,9 +347,10 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    out = args.out or args.folder / "report.html"
+    _checks.one_of("--out: its ending", out.suffix, (".html",))
     model, test = _trained(args), _test_data(args)
     history = History(**_read_json(args.folder / "history.json"))
-    out = args.out or args.folder / "report.html"
     title = f"Report of {args.folder.name}"
     if _read_config(args.folder)["standardize"]:
         title += ", in standardised columns"
@@ -334,6 +372,8 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         return _gone_on_with(_DEFAULTS | _read_config(args.out), given)
     if "data" not in given:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
+    if args.out.is_file():
+        raise FileExistsError(_checks.expected("--out", "a folder", f"a file, {args.out}"))
     written = (args.out / "checkpoints").glob("step-*")
     if not all(path.name.startswith("step-00000000-") for path in written):  # of a run that failed
         what = "a folder without a run, or --resume"
@@ -352,7 +392,15 @@ def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
     named, folder = config["data"] in _NAMED, Path(config["data"]).is_dir()
     of_folder = folder and not named, "for a folder of images"
     of_file = not folder and not named, "for a file of numbers"
+    recipe = config["recipe"]
+    takes = inspect.signature(getattr(recipes, recipe)).parameters
+    others = ", ".join(name for name in takes if name not in (*_GIVEN, "activation")) or "none"
+    of_recipe = f"with another recipe than {recipe}, whose own options (--set) are: {others}"
     where = {
+        "latent_dim": ("latent_dim" in takes, of_recipe),
+        "likelihood": ("likelihood" in takes, of_recipe),
+        "hidden": ("nets" in takes, of_recipe),
+        "network": ("nets" in takes, of_recipe),
         "size": of_folder,
         "channels": of_folder,
         "label": of_file,
@@ -364,6 +412,22 @@ def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
     for name, (applies, what) in where.items():
         option = f"--{name.replace('_', '-')}"
         _checks.require(applies or name not in given, option, f"none but {what}", given.get(name))
+
+
+def _notes(values: Any, train: torch.Tensor, config: dict[str, Any]) -> Iterator[str]:
+    """Word what of a file's numbers may not be meant."""
+    if (
+        values.ndim == 2
+        and not config["standardize"]
+        and config["likelihood"] in (None, "gaussian")
+    ):
+        scale = units(np.asarray(values[train[:10_000].sort().values.numpy()], np.float64))[1]
+        if not scale.max() <= 100 * min(scale.min(), 1):
+            what = f"deviations from {scale.min():.2g} to {scale.max():.2g}"
+            yield f"the columns have {what}; --standardize brings them to one."
+    shape = values.shape
+    if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
+        yield f"of {shape[1]} channels, if images, for those come first; the last of {shape} is not"
 
 
 def _gone_on_with(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -403,7 +467,8 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         if config["size"] is None:
             raise ValueError(_checks.expected("--size", "a side, for a folder of images", None))
         size, channels = config["size"], config["channels"]
-        whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
+        with _checks.calling("channels", "--channels"):
+            whole = datasets.image_folder(path, size, channels=channels, binarize=binarize)
         train, test = _split(len(whole), config)
     else:
         if not path.is_file():
@@ -415,6 +480,7 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         train, test = _split(len(values), config)
         if config["standardize"]:
             values = _standardized(values, train, config)
+        config["notes"] = list(_notes(values, train, config))
         with _checks.calling("x", "data"):
             whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
     return whole.subset(train), whole.subset(test)
@@ -461,6 +527,8 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     """Bring columns to mean 0 and deviation 1 over the training rows, and note their units."""
     what = "a table, a row for each element, to --standardize"
     _checks.require(values.ndim == 2, "data", what, f"shape {values.shape}")
+    if not np.isfinite(values).all():
+        _checks.finite("data", torch.tensor(values))
     if "units" not in config:
         mean, scale = units(np.asarray(values[rows.numpy()]))
         config["units"] = {"mean": mean.tolist(), "scale": scale.tolist()}
@@ -485,6 +553,8 @@ def _model(config: dict[str, Any], train: datasets.ArrayDataset) -> recipes.Reci
     takes = inspect.signature(recipe).parameters
     free = [each for each in takes if each not in given]
     for option in config["set"]:
+        what = f"none, for {config['recipe']} takes no options"
+        _checks.require(bool(free), "--set", what, option)
         _checks.one_of(f"--set of {config['recipe']}", option, free)
     given = {each: value for each, value in given.items() if each in takes} | config["set"]
     lacking = [each for each in free if takes[each].default is inspect.Parameter.empty]
@@ -546,9 +616,10 @@ def _draw(
         "curves": lambda: plots.curves(history),
         "kl": lambda: plots.kl_bars(model, test),
         "latents": lambda: plots.latent_scatter(model, test),
-        "reconstructions": lambda: plots.reconstructions(model, test),
-        "samples": lambda: plots.samples(model, 64, generator=generator),
     }
+    if len(test.shape) == 3:  # not of tables, of which there are none
+        pictures["reconstructions"] = lambda: plots.reconstructions(model, test)
+        pictures["samples"] = lambda: plots.samples(model, 64, generator=generator)
     for name, draw in pictures.items():
         try:
             _write_picture(folder / f"{name}.png", draw)
@@ -556,7 +627,7 @@ def _draw(
             print(f"no pictures: {error}", file=sys.stderr)
             return
         except (ValueError, TypeError, NotImplementedError) as error:  # it does not apply
-            print(f"no {name}.png: {error}", file=sys.stderr)
+            print(f"{name}.png does not apply: {error}", file=sys.stderr)
 
 
 def _write_picture(path: Path, draw: "Callable[[], Axes]") -> None:

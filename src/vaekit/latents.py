@@ -518,7 +518,7 @@ class VectorQuantizedLatent(Latent):
 
 def _vector_quantizer(dim: int, codes: int) -> nn.Module:
     _checks.positive_int("codebook", codes)
-    needs = "VectorQuantizedLatent", "vector-quantize-pytorch", "vaekit[vq]"
+    needs = "VectorQuantizedLatent", "vector-quantize-pytorch", '"vaekit[vq]"'
     library = _checks.module("vector_quantize_pytorch", *needs)
     quantizer: nn.Module = library.VectorQuantize(
         dim=dim, codebook_size=codes, decay=0.99, rotation_trick=False

@@ -473,7 +473,7 @@ def fit_flow(
         with a second VAE.
     """
     _checks.positive_int("steps", steps)
-    _checks.positive_int("batch_size", batch_size)
+    batch_size = _checks.positive_int("batch_size", batch_size)
     _checks.number("learning_rate", learning_rate, above=0)
     _check_latents(z, 1)
     prior = FlowPrior(flow).to(z)

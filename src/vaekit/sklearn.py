@@ -37,6 +37,7 @@ except ImportError as error:
 __all__ = ["VAEEstimator", "VAEOutlierDetector", "VAETransformer"]
 
 _ROWS = 1024  # encoded at once
+_FARTHEST = 1e6  # deviations from the mean: the square of more, and its products, overflow
 
 
 # The constructor does what scikit-learn asks of one: it keeps what it is given.
@@ -112,7 +113,8 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         The noise :math:`\epsilon_k` is the same for all rows and at every call, so that a row's
         score is its own, but for rounding. It is a lower bound on the log-density in expectation,
         tighter with more ``samples``: Burda et al., *Importance Weighted Autoencoders*, 2016,
-        equation 8.
+        equation 8. A value that lies farther than a million deviations from its column's mean
+        counts as one that far, so that arithmetic can hold what is made of it.
 
         Args:
             X: Of shape ``(rows, columns)``.
@@ -161,19 +163,28 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
             likelihood: likelihoods.Likelihood = likelihoods.Gaussian(columns, learn_sigma=True)
             if self.likelihood == "bernoulli":
                 likelihood = likelihoods.Bernoulli(columns)
-            if not isinstance(self.hidden, Sequence):
+            if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
                 what = "a sequence of widths"
                 raise TypeError(_checks.expected("hidden", what, repr(self.hidden)))
             nets = recipes.perceptrons(tuple(self.hidden))
             model, _ = recipes.vae(likelihood, self.latent_dim, nets=nets)
             return recipes.Recipe(model, Reconstruction() + self.beta * KL())
+        if not callable(self.build):
+            what = "a function from the number of columns to a VAE and an objective"
+            raise TypeError(_checks.expected("build", what, repr(self.build)))
         made = self.build(columns)
         if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], VAE):
             what = "a function that returns a VAE and an objective"
             raise TypeError(_checks.expected("build", what, f"one that returns {made!r}"))
         with torch.no_grad(), evaluating(made[0]):
             parameter = next(made[0].parameters())
-            posterior = made[0].encode(parameter.new_zeros(1, columns))
+            try:
+                posterior = made[0].encode(parameter.new_zeros(1, columns))
+                made[0].decoder(posterior.mean).log_prob(parameter.new_zeros(1, columns))
+            except (ValueError, TypeError, RuntimeError) as error:
+                what = f"a function that returns a model of {columns} columns"
+                got = f"one that fails with them: {error}".rstrip(".")
+                raise ValueError(_checks.expected("build", what, got)) from error
         if not isinstance(posterior, DiagonalGaussian):
             what = "a function that returns a model with a Gaussian latent"
             raise TypeError(_checks.expected("build", what, repr(posterior)))
@@ -191,11 +202,12 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
     @torch.no_grad()
     def _log_density(self, x: Tensor) -> Tensor:
+        x = x.clamp(-_FARTHEST, _FARTHEST)
         posterior, prior = self.model_.encode(x), self.model_.prior()
-        mu, logvar = posterior
+        mu, sigma = posterior.mean, posterior.stddev
         weights = []
         for noise in self._noise.to(mu).split(max(1, _ROWS * 32 // max(1, len(x)))):
-            z = mu + (0.5 * logvar).exp() * noise[:, None]
+            z = mu + sigma * noise[:, None]
             likelihood = self.model_.decoder(z)
             weights.append(losses.importance_log_weights(likelihood, posterior, prior, x, z))
         return losses.variational_bound(torch.cat(weights))
@@ -255,6 +267,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         """Decode latent vectors ``(rows, latent_dim)`` to means ``(rows, columns)``."""
         check_is_fitted(self)
         z = np.asarray(X)
+        if z.dtype.kind not in "biuf":
+            raise TypeError(_checks.expected("X", "an array of real numbers", z.dtype))
         if z.ndim != 2 or z.shape[1] != self.model_.latent_dim:
             what = f"shape (rows, {self.model_.latent_dim})"
             raise ValueError(_checks.expected("X", what, z.shape))

@@ -376,8 +376,10 @@ def _placed(value: Any) -> Any:
 
 def _as_array(argument: str, value: Any) -> Array:
     if not isinstance(value, Tensor | np.ndarray):
-        what = "a tensor or a numpy array"
-        raise TypeError(_checks.expected(argument, what, type(value).__name__))
+        what, hint = "a tensor or a numpy array", ""
+        if hasattr(value, "to_numpy"):  # of pandas
+            hint = f"Give its numbers: {argument}.to_numpy(), of the columns that are numbers."
+        raise TypeError(_checks.expected(argument, what, type(value).__name__, hint))
     if value.is_complex() if isinstance(value, Tensor) else value.dtype.kind not in "biuf":
         raise TypeError(_checks.expected(argument, "an array of real numbers", value.dtype))
     if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):

@@ -171,7 +171,7 @@ def loader(
         >>> [len(batch) for batch in loader(torch.rand(10, 2), batch_size=4)]
         [4, 4, 2]
     """
-    _checks.positive_int("batch_size", batch_size)
+    batch_size = _checks.positive_int("batch_size", batch_size)
     if isinstance(data, Tensor | np.ndarray):
         with _checks.calling("x", argument):
             data = from_tensors(data, dtype=dtype)

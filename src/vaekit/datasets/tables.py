@@ -1,6 +1,7 @@
 """Files of numbers: tables and arrays, read without running what they may hold."""
 
 import csv
+import re
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -51,6 +52,9 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
                     _checks.one_of("--label", label, list(file))
                     labels = file[label]
                 names = [name for name in file if name != label]
+                what = "an array called x, or one alone beside the --label"
+                single = "x" in names or len(names) < 2
+                _checks.require(single, "data", what, f"{path.name}, with {', '.join(names)}")
                 values = file["x" if "x" in names else names[0]]
         elif path.suffix == ".csv":
             values, labels, columns = _table(path, label)
@@ -60,7 +64,7 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
         if str(error).startswith(("data: ", "--label: ")):
             raise
         # numpy takes what it cannot read for pickles, and says how those are run.
-        pickled = "allow_pickle" in str(error) or "pickled" in str(error)
+        pickled = any(word in str(error) for word in ("allow_pickle", "pickled", "Python objects"))
         why = "It holds no plain numbers." if pickled else f"{type(error).__name__}: {error}"
         message = _checks.expected("data", "a whole file of numbers", path.name, why)
         raise ValueError(message) from error
@@ -74,7 +78,9 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     """Read a table with or without a line of names; return the labels, and the names, apart."""
     coding = "utf-8-sig"  # which some programs begin with a mark
     with path.open(encoding=coding, newline="") as lines:
-        names = [each.strip() for each in next(csv.reader(lines), [])]
+        reader = csv.reader(lines)
+        names = [each.strip() for each in next(reader, [])]
+        rows = [(reader.line_num, len(row)) for row in reader if row]
     told = [*map(_is_number, names)]
     named = label is not None or not any(told)
     if not named and not all(told):
@@ -82,6 +88,14 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         got = f"{path.name}, with {names[odd]!r} in column {odd + 1}"
         hint = "With --label it is one of names, numbers among them."
         raise ValueError(_checks.expected("data", "a first line of names or of numbers", got, hint))
+    for number, cells in rows:
+        if cells != len(names):
+            what = f"{len(names)} cells in each line, separated by commas, as the first has"
+            got = f"{path.name}, with {cells} in line {number}"
+            hint = "One without a name? Name it in the first line." if cells > len(names) else ""
+            hint = "Cells are separated by commas alone." if ";" in names[0] else hint
+            raise ValueError(_checks.expected("data", what, got, hint))
+    _checks.require(bool(rows) or not named, "data", "at least one row of numbers", "none")
     read = partial(
         np.loadtxt,
         path,
@@ -103,7 +117,12 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         return read(usecols=columns, ndmin=2), labels, [names[i] for i in columns if named]
     except ValueError as error:
         hint = "A column of words may be a --label; a cell that is empty is no number."
+        place = re.search(r"at row (\d+), column (\d+)", str(error))
         got = f"{path.name}: {error}".rstrip(".")
+        if place is not None:  # numpy counts rows from 0, behind the names
+            line = [1, *(number for number, _ in rows)][int(place[1]) + int(named)]
+            where = f"in line {line}, column {place[2]}"
+            got = f"{path.name}: {str(error)[: place.start()]}{where}".rstrip(".")
         message = _checks.expected("data", "a table of numbers", got, hint)
         raise ValueError(message) from error
 

@@ -384,7 +384,7 @@ def inception_features(
         Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, 2016.
     """
     _checks.one_of("dim", str(dim), ("64", "192", "768", "2048"))
-    _checks.positive_int("batch_size", batch_size)
+    batch_size = _checks.positive_int("batch_size", batch_size)
     needs = "inception_features", "torch-fidelity", "torch-fidelity"
     networks = _checks.module("torch_fidelity.feature_extractor_inceptionv3", *needs)
     path = None if weights is None else fspath(weights)
