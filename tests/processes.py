@@ -290,7 +290,8 @@ def sharing(folder: Path) -> dict[str, object]:
     holed[7, 3] = torch.nan
     failing = [{"callbacks": [complain]}, {"data": [torch.randn(4, PIXELS)]}, {"data": bare}]
     failing += [{"data": [holed]}, {"log_with": "paper"}]
-    failing += [{"data": [values()[:8, :PIXELS].float()] * (2 if rank else 3)}]
+    few = [values()[:8, :PIXELS].float()] * (2 if rank else 3)
+    failing += [{"data": few}, {"data": iter(few)}]
 
     failing += [{"clip_grad_norm": 1.0 + rank}]
 

@@ -454,6 +454,10 @@ def test_bad_input_is_refused_by_name(tmp_path, refuses) -> None:
     original, x = build(), torch.rand(TRACED, 2, 4)
     words = ["parts", "'encoder', 'decoder', 'autoencoder'", "'prior'"]
     refuses(ValueError, lambda: export.torch_export(original, x, parts=["prior"]), *words)
+    for parts in ("encoder", [], None):
+        what = "parts: expected a list of one or more of"
+        refuses(ValueError, lambda parts=parts: export.torch_export(original, x, parts=parts), what)
+    refuses(ValueError, lambda: export.torch_export(original, x[:0]), "x: expected at least one")
     refuses(ValueError, lambda: export.onnx(original, tmp_path, x, tolerance=-1), "tolerance")
     # What the model has to say of the elements comes from the model.
     refuses(ValueError, lambda: export.torch_export(original, x[:, :1]), "x: expected 8 values")

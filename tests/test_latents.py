@@ -336,7 +336,7 @@ class TestVectorQuantized:
 
     def test_without_the_library_it_says_what_to_install(self, refuses, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-        refuses(ImportError, lambda: VectorQuantizedLatent(6, 8), "pip install vaekit[vq]")
+        refuses(ImportError, lambda: VectorQuantizedLatent(6, 8), 'pip install "vaekit[vq]"')
 
 
 def test_a_user_may_write_a_latent_of_his_own() -> None:

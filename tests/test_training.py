@@ -258,6 +258,13 @@ class TestOptions:
         foreign_maker = {"optimizer": lambda parameters: foreign}
         refuses(ValueError, lambda: run(model, **foreign_maker), "optimizer", "model's")
         refuses(TypeError, lambda: run(optimizer="adam"), "optimizer: expected an opt", "'adam'")
+        frozen = tiny().requires_grad_(False)
+        what = "model: expected at least one parameter to train", "requires_grad=False"
+        refuses(ValueError, lambda: run(frozen), *what)
+        refuses(TypeError, lambda: run(shard=3), "shard: expected True, False, or the name of a")
+        single = [torch.tensor(1.0)]
+        what = "data: expected at least one element in each batch", "a single number in batch 0"
+        refuses(ValueError, lambda: run(data=single), *what)
         none = {"optimizer": lambda parameters: None}
         refuses(TypeError, lambda: run(**none), "optimizer: expected a function", "returns None")
         closure = "optimizer: expected one whose step needs no closure", "LBFGS"

@@ -575,10 +575,12 @@ class TestRefusals:
         refuses(ValueError, lambda: run(tmp_path), *words)
         assert files(tmp_path) == [2, 4]
 
-    def test_resuming_nowhere(self, refuses) -> None:
+    def test_resuming_nowhere(self, tmp_path: Path, refuses) -> None:
         words = "checkpoint: expected a folder"
         refuses(ValueError, lambda: run(None, resume=True), words)
         refuses(TypeError, lambda: fit(tiny(), elbo(), DATA, steps=1, checkpoint=3), words)
+        (file := tmp_path / "file").write_text("")
+        refuses(FileExistsError, lambda: run(file), "checkpoint: expected a folder, got a file")
 
     @pytest.mark.parametrize(
         ("name", "options"),

@@ -150,7 +150,8 @@ class TestSharing:
         what = "data: expected the same batches in every process"
         for rank in ranks:
             callback, batches, loader, holed, tracker, *others = rank["sharing"]["errors"]
-            fewer, other, *unread = others
+            counted, fewer, other, *unread = others
+            assert counted.startswith("batches of data: expected 3 in every process")
             assert other.startswith("clip_grad_norm: expected 1.0 in every process")
             assert "got 2.0 in process 1" in other
             assert unread == ["data: element 15 cannot be read"] * 2

@@ -303,9 +303,13 @@ def _copied(model: VAE) -> VAE:
 @torch.no_grad()
 def _traced(model: VAE, batch: Any, context: Context | None, parts: Sequence[str]) -> list[_Traced]:
     """Make the module and the inputs of each part, once the model has looked at the batch."""
+    if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
+        what = f"a list of one or more of {', '.join(_PARTS)}"
+        raise ValueError(_checks.expected("parts", what, repr(parts)))
     for part in parts:
         _checks.one_of("parts", part, list(_PARTS))
     x, _, y = datasets.unpack(batch)
+    _checks.require(len(x) > 0, "x", "at least one element", "none")
     given = {"x": x}
     if context is None and model.takes_context:
         context = y

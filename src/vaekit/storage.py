@@ -67,6 +67,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be made.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(_checks.expected("folder", "a folder", f"a file, {folder}"))
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{platform.node()}.{os.getpid()}.{uuid.uuid4().hex}{_SUFFIX}"
     _writing.add(temporary.name)

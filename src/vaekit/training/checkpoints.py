@@ -362,7 +362,9 @@ def _generators(loader: Any) -> list[Generator]:
 
 def _files(folder: Path) -> list[Path]:
     """List the checkpoints of a folder, the newest first."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    found = [
+        path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_file()
+    ]
     return sorted(found, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
 
 
