@@ -311,8 +311,7 @@ def test_what_may_not_be_meant_is_noted(tmp_path: Path, capsys) -> None:
     assert not capsys.readouterr().err
     np.save(tmp_path / "x.npy", np.zeros((20, 8, 8, 3)))
     assert main([*words, str(tmp_path / "maps")]) == 0
-    assert "channels, if images, for those come first" in capsys.readouterr().err
-    assert "notes" not in json.loads((tmp_path / "maps" / "config.json").read_text())
+    assert "(8, 8, 3) have 8 channels, if images: those come first" in capsys.readouterr().err
 
 
 def test_where_a_run_cannot_be_written(run: Path, tmp_path: Path, capsys) -> None:

@@ -769,6 +769,13 @@ def test_a_model_of_version_0_1() -> None:
     torch.testing.assert_close(model.prior().log_prob(z), expected["log_prior"])
 
 
+def test_a_folder_that_is_a_file(tmp_path: Path, refuses) -> None:
+    (file := tmp_path / "file").write_text("mine")
+    words = "folder: expected a folder, got a file"
+    refuses(FileExistsError, lambda: tiny().save_pretrained(file), words)
+    assert file.read_text() == "mine"
+
+
 def _several(**alternatives: torch.Tensor) -> list[td.Distribution]:
     """Distributions that torch takes by one of several parameters."""
     normals = td.Independent(td.Normal(torch.randn(2, 3), torch.ones(2, 3)), 1)

@@ -240,6 +240,25 @@ def test_log_variances_beyond_all_bounds_have_one_sigma() -> None:
     assert np.isfinite(scores).all()
 
 
+def test_a_model_whose_data_are_never_zero() -> None:
+    class Positive(vk.likelihoods.Likelihood):
+        def __init__(self, columns: int) -> None:
+            super().__init__(columns, 1)
+
+        def forward(self, params):
+            return torch.distributions.Independent(torch.distributions.LogNormal(params, 1.0), 1)
+
+    def build(columns: int) -> vk.recipes.Recipe:
+        latent = vk.GaussianLatent(1)
+        encoder = vk.Encoder(vk.networks.mlp(columns, [4], 2), latent)
+        decoder = vk.Decoder(vk.networks.mlp(1, [4], columns), Positive(columns))
+        return vk.recipes.Recipe(vk.VAE(encoder, decoder), vk.Reconstruction() + vk.KL())
+
+    rows = np.random.default_rng(0).lognormal(size=(20, 2))
+    estimator = VAETransformer(build=build, likelihood="bernoulli", steps=2, random_state=0)
+    assert np.isfinite(estimator.fit(rows).score(rows))
+
+
 def test_sizes_of_numpy_are_searched() -> None:
     rows = np.random.default_rng(0).normal(size=(40, 3))
     sizes = {"batch_size": np.array([8, 16]), "latent_dim": np.array([1, 2])}
@@ -264,6 +283,12 @@ def test_another_latent(refuses) -> None:
     refuses(TypeError, lambda: VAETransformer(build=build, steps=2).fit(IRIS), *words)
 
 
+def _of_other_columns(columns: int) -> vk.recipes.Recipe:
+    encoder = vk.Encoder(vk.networks.mlp(columns, [4], 2), vk.GaussianLatent(1))
+    decoder = vk.Decoder(vk.networks.mlp(1, [4], columns - 1), vk.likelihoods.Gaussian(columns - 1))
+    return vk.recipes.Recipe(vk.VAE(encoder, decoder), vk.Reconstruction() + vk.KL())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -273,6 +298,10 @@ def test_another_latent(refuses) -> None:
         (
             {"build": lambda columns: vk.recipes.vae(vk.likelihoods.Gaussian(columns + 1), 2)},
             "build: expected a function that returns a model of 4 columns, got one that fails",
+        ),
+        (
+            {"build": _of_other_columns},
+            "build: expected a function that returns a model of 4 columns, got one of shape (3,)",
         ),
         ({"device": "nope"}, "device: expected a device that is there, got 'nope'"),
         ({"build": lambda columns: None}, "build: expected a function that returns a VAE and an"),

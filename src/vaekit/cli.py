@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -46,7 +46,8 @@ _RECIPES = [
     if inspect.isfunction(getattr(recipes, name))
     and name not in (*_NOT_HERE, "convolutions", "perceptrons")
 ]
-_GIVEN = ("likelihood", "shape", "latent_dim", "nets")  # to a recipe, by options of their own
+#: What a recipe takes that --set does not give: what has options of its own, and a class.
+_NOT_SET = ("likelihood", "shape", "latent_dim", "nets", "activation")
 _ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, torch.OutOfMemoryError)
 _FAILED, _INTERRUPTED = 1, 130  # as a shell says of Ctrl-C
 #: What a run is, where nothing else is asked for.
@@ -94,7 +95,6 @@ _OF_FIT = (
 )
 #: Options by the names of the arguments that they become, in errors of what takes those.
 _SPELLED = {
-    "batch_size": "--batch-size",
     "beta": "--set beta",
     "channels": "--filters",
     "dim": "--latent-dim",
@@ -137,11 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _spelled(said: str) -> str:
     """Name the option in the place of the argument that it becomes."""
     argument, colon, rest = said.partition(": ")
-    option = f"--{argument.replace('_', '-')}"
-    known = argument in _DEFAULTS and argument != "data"
     for there, here in _WORDED.items():
         rest = rest.replace(there, here)
-    return (_SPELLED.get(argument, option if known else argument)) + colon + rest
+    known = argument in _DEFAULTS and argument != "data"
+    option = f"--{argument.replace('_', '-')}" if known else argument
+    return _SPELLED.get(argument, option) + colon + rest
 
 
 class _Parser(argparse.ArgumentParser):
@@ -257,10 +257,10 @@ def _train(args: argparse.Namespace) -> int:
     model, objective = _model(config, train)
     config["elements"] = len(train) + len(test)
     train, watched = _watched(config, train, test)
-    for note in config.pop("notes", ()):
-        print(f"vaekit train: data: {note}", file=sys.stderr)
     world = World.joined(device)  # of a launcher, whose first process writes the folder
     if world.leads:
+        for note in _notes(train, config):
+            print(f"vaekit train: data: {note}", file=sys.stderr)
         _write_json(args.out / "config.json", config)
     try:
         history = fit(
@@ -394,8 +394,8 @@ def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
     of_file = not folder and not named, "for a file of numbers"
     recipe = config["recipe"]
     takes = inspect.signature(getattr(recipes, recipe)).parameters
-    others = ", ".join(name for name in takes if name not in (*_GIVEN, "activation")) or "none"
-    of_recipe = f"with another recipe than {recipe}, whose own options (--set) are: {others}"
+    own = ", ".join(_set_by_name(takes)) or "none"
+    of_recipe = f"with another recipe than {recipe}, whose own options (--set) are: {own}"
     where = {
         "latent_dim": ("latent_dim" in takes, of_recipe),
         "likelihood": ("likelihood" in takes, of_recipe),
@@ -414,20 +414,22 @@ def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
         _checks.require(applies or name not in given, option, f"none but {what}", given.get(name))
 
 
-def _notes(values: Any, train: torch.Tensor, config: dict[str, Any]) -> Iterator[str]:
-    """Word what of a file's numbers may not be meant."""
-    if (
-        values.ndim == 2
-        and not config["standardize"]
-        and config["likelihood"] in (None, "gaussian")
-    ):
-        scale = units(np.asarray(values[train[:10_000].sort().values.numpy()], np.float64))[1]
+def _set_by_name(takes: Iterable[str]) -> list[str]:
+    """List which of a recipe's arguments --set gives."""
+    return [name for name in takes if name not in _NOT_SET]
+
+
+def _notes(train: datasets.ArrayDataset, config: dict[str, Any]) -> Iterator[str]:
+    """Word what of numbers may not be meant."""
+    shape, normal = train.shape, config["likelihood"] in (None, "gaussian")
+    if len(shape) == 1 and config["binarize"] == "none" and normal and not config["standardize"]:
+        rows = datasets.unpack(train[:10_000]).x
+        scale = units(rows.numpy())[1]
         if not scale.max() <= 100 * min(scale.min(), 1):
             what = f"deviations from {scale.min():.2g} to {scale.max():.2g}"
             yield f"the columns have {what}; --standardize brings them to one."
-    shape = values.shape
-    if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
-        yield f"of {shape[1]} channels, if images, for those come first; the last of {shape} is not"
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        yield f"elements of {tuple(shape)} have {shape[0]} channels, if images: those come first."
 
 
 def _gone_on_with(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -480,7 +482,6 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
         train, test = _split(len(values), config)
         if config["standardize"]:
             values = _standardized(values, train, config)
-        config["notes"] = list(_notes(values, train, config))
         with _checks.calling("x", "data"):
             whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
     return whole.subset(train), whole.subset(test)
@@ -551,7 +552,7 @@ def _model(config: dict[str, Any], train: datasets.ArrayDataset) -> recipes.Reci
         "nets": nets,
     }
     takes = inspect.signature(recipe).parameters
-    free = [each for each in takes if each not in given]
+    free = _set_by_name(takes)
     for option in config["set"]:
         what = f"none, for {config['recipe']} takes no options"
         _checks.require(bool(free), "--set", what, option)

@@ -178,16 +178,17 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
             raise TypeError(_checks.expected("build", what, f"one that returns {made!r}"))
         with torch.no_grad(), evaluating(made[0]):
             parameter = next(made[0].parameters())
+            of_columns = f"a function that returns a model of {columns} columns"
             try:
                 posterior = made[0].encode(parameter.new_zeros(1, columns))
-                made[0].decoder(posterior.mean).log_prob(parameter.new_zeros(1, columns))
             except (ValueError, TypeError, RuntimeError) as error:
-                what = f"a function that returns a model of {columns} columns"
                 got = f"one that fails with them: {error}".rstrip(".")
-                raise ValueError(_checks.expected("build", what, got)) from error
-        if not isinstance(posterior, DiagonalGaussian):
-            what = "a function that returns a model with a Gaussian latent"
-            raise TypeError(_checks.expected("build", what, repr(posterior)))
+                raise ValueError(_checks.expected("build", of_columns, got)) from error
+            if not isinstance(posterior, DiagonalGaussian):
+                what = "a function that returns a model with a Gaussian latent"
+                raise TypeError(_checks.expected("build", what, repr(posterior)))
+            shape = made[0].decoder(posterior.mean).event_shape
+        _checks.require(shape == (columns,), "build", of_columns, f"one of shape {tuple(shape)}")
         return recipes.Recipe(*made)
 
     def _read(self, X: Any) -> npt.NDArray[Any]:

@@ -3,8 +3,9 @@
 import csv
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from vaekit import _checks
 
 __all__ = ["read_numbers", "units"]
+
+_CODING = "utf-8-sig"  # which some programs begin with a mark
 
 
 def units(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -76,11 +79,7 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
 
 def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     """Read a table with or without a line of names; return the labels, and the names, apart."""
-    coding = "utf-8-sig"  # which some programs begin with a mark
-    with path.open(encoding=coding, newline="") as lines:
-        reader = csv.reader(lines)
-        names = [each.strip() for each in next(reader, [])]
-        rows = [(reader.line_num, len(row)) for row in reader if row]
+    names = [each.strip() for each in next(_rows(path), (0, []))[1]]
     told = [*map(_is_number, names)]
     named = label is not None or not any(told)
     if not named and not all(told):
@@ -88,14 +87,16 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         got = f"{path.name}, with {names[odd]!r} in column {odd + 1}"
         hint = "With --label it is one of names, numbers among them."
         raise ValueError(_checks.expected("data", "a first line of names or of numbers", got, hint))
-    for number, cells in rows:
-        if cells != len(names):
+    count = 0
+    for line, row in _rows(path):  # numpy would leave out what lies beyond the columns it is told
+        count += 1
+        if len(row) != len(names):
             what = f"{len(names)} cells in each line, separated by commas, as the first has"
-            got = f"{path.name}, with {cells} in line {number}"
-            hint = "One without a name? Name it in the first line." if cells > len(names) else ""
-            hint = "Cells are separated by commas alone." if ";" in names[0] else hint
+            got = f"{path.name}, with {len(row)} in line {line}"
+            hint = "One without a name? Name it in the first line." * (len(row) > len(names))
+            hint = "Cells are separated by commas alone." if ";" in "".join(names) else hint
             raise ValueError(_checks.expected("data", what, got, hint))
-    _checks.require(bool(rows) or not named, "data", "at least one row of numbers", "none")
+    _checks.require(count > named, "data", "at least one row of numbers", "none")
     read = partial(
         np.loadtxt,
         path,
@@ -103,7 +104,7 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         comments=None,
         quotechar='"',
         skiprows=int(named),
-        encoding=coding,
+        encoding=_CODING,
     )
     columns, labels = list(range(len(names))), None
     if label is not None:
@@ -120,11 +121,20 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         place = re.search(r"at row (\d+), column (\d+)", str(error))
         got = f"{path.name}: {error}".rstrip(".")
         if place is not None:  # numpy counts rows from 0, behind the names
-            line = [1, *(number for number, _ in rows)][int(place[1]) + int(named)]
+            line, _ = next(islice(_rows(path), int(place[1]) + int(named), None))
             where = f"in line {line}, column {place[2]}"
             got = f"{path.name}: {str(error)[: place.start()]}{where}".rstrip(".")
         message = _checks.expected("data", "a table of numbers", got, hint)
         raise ValueError(message) from error
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Go through the lines of a table that hold something, with their numbers."""
+    with path.open(encoding=_CODING, newline="") as lines:
+        reader = csv.reader(lines)
+        for row in reader:
+            if row:
+                yield reader.line_num, row
 
 
 def _is_number(text: str) -> bool:

@@ -44,6 +44,10 @@ from vaekit.vae import VAE
 __all__ = ["fit"]
 
 
+#: Settings that the first process alone goes by, which measures for all.
+_OF_THE_FIRST = ("validation", "elements of validation", "metrics")
+
+
 def fit(
     model: VAE,
     objective: Objective | Term,
@@ -356,7 +360,7 @@ def fit(
         "optimizer": of_optimizer(optimizer),
         "scheduler": of_scheduler(scheduler),
     }
-    world.check_alike(settings)
+    world.check_alike({k: v for k, v in settings.items() if k not in _OF_THE_FIRST})
     logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
     shares = world.share(loader, pairs, draws, divided)

@@ -249,17 +249,18 @@ class Passes:
         failure: Exception | None,
     ) -> tuple[list[str], list[float], VAEOutput | None, bool]:
         world, names = self._world, ["loss", *self._names]
-        sums = [0.0] * len(names)
+        sums, alike = [0.0] * len(names), False
         try:
             if self._joint or self._spread:  # where the others wait before the end
                 world.together(partial(self._look, x, target, failure), self._device)
             else:
                 self._look(x, target, failure)
+            alike = True
             for numbers in self._through(x, target, context, step, whole):
                 sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         except Exception as error:
-            if self._spread:
-                world.leave(error)
+            if self._spread and alike:  # what came before all were told
+                world.break_off(error)
             if world.size == 1 or self._joint or self._spread:
                 raise
             failure = error

@@ -31,7 +31,7 @@ _HINT = (
 )
 
 _groups: list[Any] = []  # that of all, and the patient one beside it
-_failed: list[BaseException] = []  # in this process, while the others go on
+_broken: list[BaseException] = []  # errors of this process that the others do not know of
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class World:
         done: Any = made
         return done  # type: ignore[no-any-return]
 
-    def leave(self, failure: BaseException) -> None:
+    def break_off(self, failure: BaseException) -> None:
         """Remember an error that the others cannot be told, for they wait for something else.
 
         This process then ends without waiting for them, and its launcher ends the others.
         """
         if self.size > 1:
-            _failed.append(failure)
+            _broken.append(failure)
 
     def fail(self, failure: BaseException | None) -> NoReturn:
         """Raise this process's error, or another's where it has none; all have to call it."""
@@ -444,7 +444,7 @@ def _patient() -> Any:
 def _leave() -> None:
     """Part from the others as they do: gloo aborts a process that ends while its threads run."""
     if distributed.is_initialized():
-        if distributed.get_backend() == "gloo" and not _failed:
+        if distributed.get_backend() == "gloo" and not _broken:
             with suppress(RuntimeError):  # where another has died
                 distributed.monitored_barrier(timeout=timedelta(seconds=10))
         distributed.destroy_process_group()
