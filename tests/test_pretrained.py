@@ -824,6 +824,18 @@ def _built(description: object, tensors: dict[str, torch.Tensor], room: int = 10
     return build(description, tensors, pretrained._finder([], vk.VAE._rooms), room)
 
 
+def test_a_layer_that_a_newer_torch_gave_a_bias_to_choose() -> None:
+    class Older(nn.ReLU):
+        def __init__(self) -> None:
+            super().__init__()
+
+    Older.__module__ = "torch.nn.modules.older"
+    described = {"class": "torch.nn.ReLU", "arguments": [["bias", True]]}
+    assert isinstance(build(described, {}, lambda name: Older, 100), Older)
+    with pytest.raises(ValueError, match="unexpected keyword argument 'more'"):
+        build(described | {"arguments": [["more", 1]]}, {}, lambda name: Older, 100)
+
+
 def test_parts_that_hold_one_another_again_and_again_are_counted() -> None:
     whole: dict[str, object] = {"class": "torch.nn.Identity", "arguments": []}
     for index in range(30):

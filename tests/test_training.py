@@ -381,7 +381,7 @@ class TestOptions:
         finally:
             after.remove()
         assert heard[4:] == ["all", "of all"]
-        with torch.profiler.profile() as profile:
+        with torch.profiler.profile(acc_events=True) as profile:
             run(steps=3)
         (found,) = [each for each in profile.key_averages() if each.key.endswith("#Adam.step")]
         assert found.count == 3
