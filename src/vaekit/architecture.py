@@ -279,7 +279,8 @@ def _made(kind: type, named: dict[str, Any]) -> Any:
         return nn.ModuleList(named.values())
     parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
     several = [each.name for each in parameters if each.kind is each.VAR_POSITIONAL]
-    if kind.__module__.startswith("torch.nn.") and "bias" not in {each.name for each in parameters}:
+    known = any(each.name == "bias" or each.kind is each.VAR_KEYWORD for each in parameters)
+    if not known and kind.__module__.startswith("torch.nn."):
         named.pop("bias", None)  # of a newer torch; whether there is one, the weights tell
     spread = [each for name in several for each in named.pop(name, [])]
     return kind(*spread, **named)
