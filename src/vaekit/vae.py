@@ -446,7 +446,7 @@ class VAE(Pretrained):
             TypeError: If the prior cannot be tempered.
         """
         _checks.positive_int("n", n)
-        context = self._as_context(context)
+        context = None if context is None else self._as_context(context)
         if context is not None and len(context) != n:
             raise ValueError(_checks.expected("context", f"{n}, one for each", len(context)))
         prior = self._ask(self.prior, context)
@@ -460,19 +460,21 @@ class VAE(Pretrained):
             given = self._decode(z, context)
             return _as_latents(given.sample() if draw else given.mean, z)
 
-    def _as_context(self, context: Context | None) -> Tensor | None:
+    def _as_context(self, context: Context) -> Tensor:
         """Make a tensor of it, on the model's device."""
-        if context is None or isinstance(context, Tensor):
+        if isinstance(context, Tensor):
             return context
         return as_context(context, next(self.parameters(), torch.empty(0)).device)
 
     def _ask(self, part: Callable[..., Any], context: Context | None, *args: Tensor) -> Any:
         """Call a part, with the context where it takes one."""
+        if context is None:  # the commonest first: this runs three times at every step
+            if takes_context(part):
+                what = f"one for each element, as {type(part).__name__} takes"
+                raise TypeError(_checks.expected("context", what, None))
+            return part(*args)
         context = self._as_context(context)
-        if context is None and takes_context(part):
-            what = f"one for each element, as {type(part).__name__} takes"
-            raise TypeError(_checks.expected("context", what, None))
-        if context is not None and not self.takes_context:
+        if not self.takes_context:
             what = "none, since no part of this model takes one"
             hint = "vaekit.networks.Conditioned(net, size) makes a network that does."
             got = f"one of shape {tuple(context.shape)}"

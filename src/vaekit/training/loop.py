@@ -268,7 +268,8 @@ def fit(
     seed = None if seed is None else _checks.seed("seed", seed)
     checkpoints = arguments.as_checkpoints(checkpoint, resume)
     how = How(samples, corruption, precision, channels_last, recompute)
-    made_of = of_model(model)  # before its layers are spread, which changes their classes
+    # Before its layers are spread, which changes their classes.
+    made_of = {} if checkpoints is None else of_model(model)
     # Before anything is drawn or written, whatever is wrong with them.
     order = torch.Generator() if seed is not None or world.size > 1 else None
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
@@ -425,9 +426,10 @@ def fit(
         return rows.close(step, epoch, part)
 
     def write(at: Position) -> None:
-        """Write a checkpoint, unless a step has spoilt the weights."""
-        stepper.look(step, batch_index)
-        writer.write(at)
+        """Write a checkpoint if there is a folder for it, unless a step has spoilt the weights."""
+        if checkpoints is not None:
+            stepper.look(step, batch_index)
+            writer.write(at)
 
     done, failed = ends() or history.stopped == "early", True
 

@@ -1,6 +1,7 @@
 """Optimisers: that of the model, and those of what terms train by themselves."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from inspect import signature, unwrap
 from typing import Any
 
@@ -83,7 +84,10 @@ def take_step(optimizer: Optimizer) -> None:
         optimizer.step()
         return
     with torch.no_grad():
-        unwrap(kind.step)(optimizer)
+        _bare(kind.step)(optimizer)
+
+
+_bare = cache(unwrap)  # which looks for wrappers
 
 
 def make_scheduler(given: Any, optimizer: Optimizer) -> Any:
