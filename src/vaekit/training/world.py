@@ -170,15 +170,14 @@ class World:
             ]
         )
         distributed.all_reduce(flat)
-        flat /= self.size
-        means, *others = flat.split([len(said), *(each.numel() for each in trained)])
-        settled: list[float] = means.tolist()
+        sums, *others = flat.split([len(said), *(each.numel() for each in trained)])
+        settled: list[float] = (sums / self.size).tolist()
         used = settled[len(numbers) :]
-        for each, grad, mean, share in zip(trained, held, others, used, strict=True):
+        for each, grad, added, share in zip(trained, held, others, used, strict=True):
+            if grad is None and share:
+                grad = each.grad = torch.empty_like(each)
             if grad is not None:
-                grad.copy_(mean.view(grad.shape))
-            elif share:
-                each.grad = mean.view(each.shape).to(each.dtype)
+                torch.div(added.view(grad.shape), self.size, out=grad)
         return settled[: len(numbers)]
 
     def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
