@@ -42,6 +42,7 @@ BATCH, HIDDEN, LATENT, PIXELS = 128, 400, 20, 784
 QUARTERS = 4
 PRODUCTS, BY_HAND, FIT = "matrix products alone", "hand-written loop", "fit"
 COMPILED, BF16 = "fit(compile=True)", "fit(precision='bf16')"
+COMPILED_BF16 = "fit(compile=True, precision='bf16')"
 PYTHAE, SCRIPT = "pythae", "script of pytorch/examples"
 CAPTURED, BOTH = "fit(cuda_graph=True)", "fit(compile=True, cuda_graph=True)"
 TORCHVISION, RANDOM = "torchvision loop", "random bytes"
@@ -54,6 +55,9 @@ BARS = [
     (BF16, PRODUCTS, "at most", 1.0),
     (PYTHAE, BF16, "at least", 2.0),
     (SCRIPT, BF16, "at least", 4.0),
+    (COMPILED_BF16, PRODUCTS, "at most", 1.0),
+    (PYTHAE, COMPILED_BF16, "at least", 2.0),
+    (SCRIPT, COMPILED_BF16, "at least", 4.0),
 ]
 BARS_OF_A_GPU = [
     (FIT, BY_HAND, "at most", 1.1),
@@ -226,6 +230,10 @@ def main() -> None:
         ways[name] = lambda each=precision: with_fit(
             quarters, args.device, args.epochs, precision=each
         )
+        if "cuda" not in args.device:
+            ways[f"fit(compile=True, precision={precision!r})"] = kept(
+                compile=True, precision=precision
+            )
     alone = args.epochs == 1 and "cuda" not in args.device  # the others go through the data once
     if what != RANDOM and alone:
         ways[TORCHVISION] = lambda: torchvision_loop(args.device)
