@@ -13,6 +13,7 @@ from vaekit.distributions import (
     DiagonalGaussian,
     IndependentBernoulli,
     StandardGaussian,
+    bernoulli,
     log_prob_by_dimension,
 )
 
@@ -291,6 +292,20 @@ class TestIndependentBernoulli:
             mine = IndependentBernoulli(draws).log_prob(x)
             assert (mine - exact).abs().max() < bound
         assert torch.equal(one, logits[0])
+
+    @pytest.mark.parametrize("values", [(4, 5), (7, 4, 5), (7, 1, 5), (1, 4, 5), (0, 4, 5)])
+    @pytest.mark.parametrize("logits", [(7, 4, 5), (1, 4, 5), (4, 5)])
+    def test_many_draws_a_piece_at_a_time(
+        self, logits: tuple[int, ...], values: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held, x = IndependentBernoulli(torch.randn(logits)), torch.rand(values).round()
+        if logits[0] == 7 and values[0] == 0:
+            return  # which do not fit
+        whole = held.log_prob(x)
+        monkeypatch.setattr(bernoulli, "_AT_ONCE", 1)
+        torch.testing.assert_close(held.log_prob(x), whole)
+        exact = td.Bernoulli(logits=held.logits).log_prob(x).sum(-1)
+        torch.testing.assert_close(whole, exact)
 
     def test_many_draws_are_looked_through(self, refuses) -> None:
         held = IndependentBernoulli(torch.full((3, 2, 4), math.nan))

@@ -176,9 +176,9 @@ def _not_finite(argument: str, what: str, bad: Tensor, word: str) -> NotFiniteEr
 
 def broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
     """Return the shape that two broadcast to, or None if they do not."""
-    if one == other or not other:  # nearly always, and much quicker
+    if one[max(len(one) - len(other), 0) :] == other:  # nearly always, and much quicker
         return one
-    if not one:
+    if other[max(len(other) - len(one), 0) :] == one:
         return other
     try:
         return torch.Size(torch.broadcast_shapes(one, other))

@@ -1,7 +1,7 @@
 """Binary variables, and grey levels taken for them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ __all__ = ["IndependentBernoulli"]
 torch.full((64,), -0.0, dtype=torch.float32, device="cpu").log1p_()
 
 _FACTORS, _FAR_FROM_ZERO = 8, 1e-30  # what is multiplied at once; numbers there have all digits
+_AT_ONCE = 2**18  # values for each thread, which lie near to a core with what is made of them
 
 
 class IndependentBernoulli(Checked):
@@ -125,7 +126,8 @@ class IndependentBernoulli(Checked):
         else:  # by no more passes over memory than it takes, for draws may be many
             tracked = torch.is_grad_enabled() and (logits.requires_grad or value.requires_grad)
             precise = logits.dtype in (torch.float, torch.double)
-            binary = self.event_shape and logits.numel() and not self.grey_levels
+            some = logits.numel() and value.numel()
+            binary = self.event_shape and some and not self.grey_levels
             if look and precise and binary and not tracked:
                 result = self._of_many(value)
                 if result is not None:
@@ -145,14 +147,17 @@ class IndependentBernoulli(Checked):
         products, which are the slowest part. In single precision each is wrong by a millionth of
         itself at most, so the sum of their logarithms is by less than a millionth for each value.
         """
-        right = torch.mul(self.logits, 2 * value - 1).sigmoid_()  # what each value's own is
-        right = right.flatten(-len(self.event_shape))
-        size = right.shape[-1]
-        products = -(-size // _FACTORS)
-        factors = size // products
-        whole, rest = right.split([factors * products, size - factors * products], dim=-1)
-        product = whole.unflatten(-1, (factors, products)).prod(-2)
-        product[..., : rest.shape[-1]].mul_(rest)
+        logits, signs = self.logits, 2 * value - 1
+        pieces: Iterable[tuple[Tensor, Tensor]] = [(logits, signs)]
+        shape = _checks.broadcast(logits.shape, value.shape)
+        if logits.device.type == "cpu" and shape and len(shape) > len(self.event_shape):
+            # A piece at a time, whose memory is used again for the next.
+            few = max(1, _AT_ONCE * torch.get_num_threads() // math.prod(shape[1:]))
+            pieces = zip(
+                logits.expand(shape).split(few), signs.expand(shape).split(few), strict=True
+            )
+        products = [_product_of_right(*piece, len(self.event_shape)) for piece in pieces]
+        product = products[0] if len(products) == 1 else torch.cat(products)
         if not product.amin().item() > _FAR_FROM_ZERO:  # nor of NaN
             return None
         cross_entropy: Tensor = -product.log_().sum(-1)
@@ -176,6 +181,18 @@ class IndependentBernoulli(Checked):
             raise ValueError(_checks.expected("x", "values in [0, 1]", got))
         hint = "Grey levels: binarise them, or choose likelihoods.Bernoulli(..., grey_levels=True)."
         raise ValueError(_checks.expected("x", "only zeros and ones", got, hint if inside else ""))
+
+
+def _product_of_right(logits: Tensor, signs: Tensor, event_ndims: int) -> Tensor:
+    """Return the probabilities of what was observed, each the product of a few values' own."""
+    right = torch.mul(logits, signs).sigmoid_().flatten(-event_ndims)
+    size = right.shape[-1]
+    products = -(-size // _FACTORS)
+    factors = size // products
+    whole, rest = right.split([factors * products, size - factors * products], dim=-1)
+    product: Tensor = whole.unflatten(-1, (factors, products)).prod(-2)
+    product[..., : rest.shape[-1]].mul_(rest)
+    return product
 
 
 def _kl_bernoulli_bernoulli(q: IndependentBernoulli, p: IndependentBernoulli) -> Tensor:
