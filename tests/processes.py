@@ -251,6 +251,9 @@ def sharing(folder: Path) -> dict[str, object]:
         state.optimizer.param_groups[0]["lr"] = 0.5
         next(state.model.decoder.parameters()).requires_grad_(False)
 
+    def mse():
+        return {"mse": torchmetrics.MeanSquaredError()}
+
     rank, asked, pressed = torch.distributed.get_rank(), [], []
     statistic = vk.objectives.MMD()
     whole, alone = plain(9)
@@ -261,6 +264,10 @@ def sharing(folder: Path) -> dict[str, object]:
     _, averaged = plain(3, ema=0.5)
     measured, held = plain(6, callbacks=[hold], metrics={"mse": torchmetrics.MeanSquaredError()})
     _, partly = plain(3, last=Sometimes())
+    only = {"validation": values()[:16, :PIXELS].float() if rank == 0 else None, "metrics": mse()}
+    plain(5, checkpoint=folder / "only", **only)
+    measuring, theirs = plain(9, checkpoint=folder / "only", resume=True, **only)
+    patient, _ = plain(9, validate_every=1, patience=1, **only)
     statistic = vk.objectives.LatentL2()  # which draws nothing in common
     plain(9)
     noise = torch.get_rng_state()
@@ -276,6 +283,7 @@ def sharing(folder: Path) -> dict[str, object]:
         "averaged": averaged,
         "held": held,
         "partly": partly,
+        "only": (measuring.validation, theirs, patient.stopped, patient.step),
         "metrics": measured.validation["mse"],
         "validation": (whole.validation, resumed.validation),
         "noise": noise,
@@ -379,6 +387,7 @@ def spread(folder: Path) -> dict[str, object]:
         {"source": [holed], "name": "elbo"},
     ]
     refused += [{"optimizer": torch.optim.SGD(given().parameters(), 0.1)}, {"shard": "paper"}]
+    refused += [{"validation": data() if rank == 0 else None}]
     found["errors"] = []
     for options in refused:
         try:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import vaekit as vk
 from vaekit.cli import main
+from vaekit.datasets.tables import read_numbers
 
 NARROW = ["--hidden", "16", "--latent-dim", "2"]
 SHORT = ["--steps", "6", "--quiet"]
@@ -283,6 +284,7 @@ def test_a_damaged_file_of_numbers(
         ("a,b\n", [], "at least one row of numbers, got none"),
         ("a,b\n1,2\n1,\n", [], "could not convert string '' to float64 in line 3, column 2"),
         ("1,2\n\n1,x\n", [], "could not convert string 'x' to float64 in line 3, column 2"),
+        ("\na,b\n1,2\n1,x\n", [], "could not convert string 'x' to float64 in line 4, column 2"),
     ],
 )
 def test_a_table_whose_lines_do_not_fit(
@@ -309,6 +311,9 @@ def test_what_may_not_be_meant_is_noted(tmp_path: Path, capsys) -> None:
     assert "--standardize brings them to one" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "standard"), "--standardize"]) == 0
     assert not capsys.readouterr().err
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal([0, 1.7e9], [1, 1e3], (50, 2)))
+    assert main([*words, str(tmp_path / "times")]) == 0
+    assert "the columns have deviations from" in capsys.readouterr().err
     np.save(tmp_path / "x.npy", np.zeros((20, 8, 8, 3)))
     assert main([*words, str(tmp_path / "maps")]) == 0
     assert "(8, 8, 3) have 8 channels, if images: those come first" in capsys.readouterr().err
@@ -534,6 +539,16 @@ def test_a_table_as_other_programs_write_it(tmp_path: Path, monkeypatch) -> None
     path.write_text("\n".join("1,2" for _ in range(30)), encoding="utf-8-sig")
     assert main(["train", str(path), "--out", str(tmp_path / "other"), *SMALL]) == 0
     assert len(seen[1]) == 27
+
+
+@pytest.mark.parametrize("content", ["\n0,1,2\n3,4,1\n5,6,0\n", '\n\n0,"1\n",2\n3,4,1\n5,6,0\n'])
+def test_a_table_that_begins_with_an_empty_line(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    values, labels, _, columns = read_numbers(path, "2")
+    assert values.tolist() == [[3, 4], [5, 6]]
+    assert labels.tolist() == [1, 0]
+    assert columns == ["0", "1"]
 
 
 def test_a_tracker_that_is_not_there_leaves_the_folder_free(tmp_path: Path, capsys) -> None:

@@ -293,17 +293,35 @@ class TestIndependentBernoulli:
             assert (mine - exact).abs().max() < bound
         assert torch.equal(one, logits[0])
 
-    @pytest.mark.parametrize("values", [(4, 5), (7, 4, 5), (7, 1, 5), (1, 4, 5), (0, 4, 5)])
-    @pytest.mark.parametrize("logits", [(7, 4, 5), (1, 4, 5), (4, 5)])
+    @pytest.mark.parametrize(
+        ("logits", "values", "pieces"),
+        [
+            ((7, 4, 5), (4, 5), 7),
+            ((7, 4, 5), (7, 1, 5), 7),
+            ((7, 4, 5), (1, 4, 5), 7),
+            ((1, 4, 5), (7, 4, 5), 7),
+            ((4, 5), (7, 4, 5), 7),
+            ((4, 1, 5), (4, 5), 4),
+            ((1, 4, 5), (0, 4, 5), 0),
+        ],
+    )
     def test_many_draws_a_piece_at_a_time(
-        self, logits: tuple[int, ...], values: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+        self,
+        logits: tuple[int, ...],
+        values: tuple[int, ...],
+        pieces: int,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        def noting(*args) -> torch.Tensor:
+            taken.append(args)
+            return product(*args)
+
+        taken, product = [], bernoulli._product_of_right
         held, x = IndependentBernoulli(torch.randn(logits)), torch.rand(values).round()
-        if logits[0] == 7 and values[0] == 0:
-            return  # which do not fit
-        whole = held.log_prob(x)
         monkeypatch.setattr(bernoulli, "_AT_ONCE", 1)
-        torch.testing.assert_close(held.log_prob(x), whole)
+        monkeypatch.setattr(bernoulli, "_product_of_right", noting)
+        whole = held.log_prob(x)
+        assert len(taken) == pieces
         exact = td.Bernoulli(logits=held.logits).log_prob(x).sum(-1)
         torch.testing.assert_close(whole, exact)
 

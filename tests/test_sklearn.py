@@ -289,6 +289,14 @@ def _of_other_columns(columns: int) -> vk.recipes.Recipe:
     return vk.recipes.Recipe(vk.VAE(encoder, decoder), vk.Reconstruction() + vk.KL())
 
 
+def _of_a_decoder_with_labels(columns: int) -> vk.recipes.Recipe:
+    model, objective = vk.recipes.vae(vk.likelihoods.Gaussian(columns), 2)
+    net = vk.networks.Conditioned(vk.networks.mlp(2 + 3, [4], columns), 3)
+    return vk.recipes.Recipe(
+        vk.VAE(model.encoder, vk.Decoder(net, model.decoder.likelihood)), objective
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -304,6 +312,10 @@ def _of_other_columns(columns: int) -> vk.recipes.Recipe:
             "build: expected a function that returns a model of 4 columns, got one of shape (3,)",
         ),
         ({"device": "nope"}, "device: expected a device that is there, got 'nope'"),
+        (
+            {"build": _of_a_decoder_with_labels},
+            "build: expected a function that returns a model of 4 columns, got one that fails",
+        ),
         ({"build": lambda columns: None}, "build: expected a function that returns a VAE and an"),
     ],
 )

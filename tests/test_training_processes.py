@@ -132,6 +132,16 @@ class TestSharing:
                 name: row[-1] for name, row in resumed.items()
             }
 
+    def test_the_first_alone_may_have_validation_data(self, ranks) -> None:
+        for rank in ranks:
+            measured, weights, stopped, steps = rank["sharing"]["only"]
+            torch.testing.assert_close(weights, rank["sharing"]["alone"], rtol=0, atol=0)
+            assert len(measured["mse"]) == len(measured["loss"]) > 0
+            assert (measured, stopped, steps) == (
+                ranks[0]["sharing"]["only"][0],
+                *ranks[0]["sharing"]["only"][2:],
+            )
+
     def test_a_shuffled_loader_goes_on_and_repeats(self, ranks) -> None:
         first, *others = ranks[0]["sharing"]["shuffled"]
         for rank in ranks:
@@ -214,7 +224,9 @@ class TestSpread:
 
     def test_what_does_not_go_with_them_is_refused(self, ranks) -> None:
         for rank in ranks:
-            ema, compiled, last, holed, optimizer, device, saved = rank["spread"]["errors"]
+            ema, compiled, last, holed, *others = rank["spread"]["errors"]
+            optimizer, device, measured, saved = others
+            assert measured.startswith("elements of validation: expected 19 in every process")
             assert ema.startswith("ema: expected None")
             assert compiled.startswith("compile: expected False")
             assert last.startswith("channels_last: expected False")

@@ -424,7 +424,7 @@ def _notes(train: datasets.ArrayDataset, config: dict[str, Any]) -> Iterator[str
     shape, normal = train.shape, config["likelihood"] in (None, "gaussian")
     if len(shape) == 1 and config["binarize"] == "none" and normal and not config["standardize"]:
         rows = datasets.unpack(train[:10_000]).x
-        scale = units(rows.numpy())[1]
+        scale = units(rows.double().numpy())[1]
         if not scale.max() <= 100 * min(scale.min(), 1):
             what = f"deviations from {scale.min():.2g} to {scale.max():.2g}"
             yield f"the columns have {what}; --standardize brings them to one."

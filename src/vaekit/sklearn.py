@@ -181,13 +181,14 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
             of_columns = f"a function that returns a model of {columns} columns"
             try:
                 posterior = made[0].encode(parameter.new_zeros(1, columns))
+                if isinstance(posterior, DiagonalGaussian):
+                    shape = made[0].decoder(posterior.mean).event_shape
             except (ValueError, TypeError, RuntimeError) as error:
                 got = f"one that fails with them: {error}".rstrip(".")
                 raise ValueError(_checks.expected("build", of_columns, got)) from error
             if not isinstance(posterior, DiagonalGaussian):
                 what = "a function that returns a model with a Gaussian latent"
                 raise TypeError(_checks.expected("build", what, repr(posterior)))
-            shape = made[0].decoder(posterior.mean).event_shape
         _checks.require(shape == (columns,), "build", of_columns, f"one of shape {tuple(shape)}")
         return recipes.Recipe(*made)
 

@@ -79,7 +79,8 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
 
 def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     """Read a table with or without a line of names; return the labels, and the names, apart."""
-    names = [each.strip() for each in next(_rows(path), (0, []))[1]]
+    first, names = next(_rows(path), (0, []))
+    names = [each.strip() for each in names]
     told = [*map(_is_number, names)]
     named = label is not None or not any(told)
     if not named and not all(told):
@@ -103,7 +104,7 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         delimiter=",",
         comments=None,
         quotechar='"',
-        skiprows=int(named),
+        skiprows=first if named else 0,
         encoding=_CODING,
     )
     columns, labels = list(range(len(names))), None

@@ -50,6 +50,7 @@ def check_options(
     callbacks: Sequence[Any],
     patience: int | None,
     validation: Any,
+    measures: bool,
     metrics: Mapping[str, Any] | None,
     validate_every: int | None,
     accumulate: int,
@@ -63,7 +64,10 @@ def check_options(
     shard: bool | str,
     **switches: Any,
 ) -> None:
-    """Look at what can be told to be wrong by itself."""
+    """Look at what can be told to be wrong by itself.
+
+    Of several processes, those that do not measure the validation data may have none.
+    """
     if not isinstance(shard, bool | str):
         what = "True, False, or the name of a device"
         raise TypeError(_checks.expected("shard", what, repr(shard)))
@@ -79,9 +83,9 @@ def check_options(
             raise TypeError(_checks.expected("callbacks", what, repr(callbacks)))
     if patience is not None:
         _checks.positive_int("patience", patience)
-        if validation is None:
+        if validation is None and measures:
             raise ValueError(_checks.expected("validation", "data, where patience is set", None))
-    if metrics is not None and validation is None:
+    if metrics is not None and validation is None and measures:
         raise ValueError(_checks.expected("validation", "data, where metrics are given", None))
     if isinstance(validation, Iterator):
         what = "data that can be gone through again"

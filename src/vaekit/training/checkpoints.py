@@ -3,8 +3,9 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -240,11 +241,7 @@ class Writer:
         if state is None:
             self.write(self._at)
             return self._at
-        for name, value in self.settings.items():
-            before = state["settings"].get(name, value)  # of a version that did not write it
-            if differs(before, value):
-                what = f"{said(before)}, as in the checkpoint that the run goes on from"
-                raise ValueError(_checks.expected(name, what, said(value)))
+        self.world.together(partial(self._compare, state["settings"]), self.device)
         versions = self.rows.history.versions
         if state["history"]["versions"] != versions:
             before = state["history"]["versions"]
@@ -264,6 +261,14 @@ class Writer:
         if not self._at.batches:
             self._set_random(self._now)
         return self._at
+
+    def _compare(self, settings: Mapping[str, Any]) -> None:
+        """Say so where the run to go on with had other settings."""
+        for name, value in self.settings.items():
+            before = settings.get(name, value)  # of a version that did not write it
+            if differs(before, value):
+                what = f"{said(before)}, as in the checkpoint that the run goes on from"
+                raise ValueError(_checks.expected(name, what, said(value)))
 
     @property
     def passed(self) -> int:

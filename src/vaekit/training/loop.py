@@ -240,6 +240,7 @@ def fit(
         callbacks=callbacks,
         patience=patience,
         validation=validation,
+        measures=world.leads or spread,
         metrics=metrics,
         validate_every=validate_every,
         accumulate=accumulate,
@@ -361,12 +362,15 @@ def fit(
         "optimizer": of_optimizer(optimizer),
         "scheduler": of_scheduler(scheduler),
     }
-    world.check_alike({k: v for k, v in settings.items() if k not in _OF_THE_FIRST})
+    apart = () if spread else _OF_THE_FIRST  # whose pieces every process is asked for
+    alike = {name: value for name, value in settings.items() if name not in apart}
+    world.check_alike(alike)
     logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
     shares = world.share(loader, pairs, draws, divided)
     loaders = [getattr(shares, "source", loader), validation]
-    writer = Writer(checkpoints, device, parts, rows, settings | made_of, loaders, world)
+    known = settings if world.leads else alike
+    writer = Writer(checkpoints, device, parts, rows, known | made_of, loaders, world)
     step, epoch, _ = writer.start(resume)
     passes = Passes(
         model,
