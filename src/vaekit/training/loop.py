@@ -110,7 +110,8 @@ def fit(
         pairs: Whether a batch is ``(input, target)``, the second to be reconstructed from the
             first, or ``(x, label)``. None takes the second for a label, and refuses where it could
             be either.
-        validation: Data to evaluate on at the end of each row of the history.
+        validation: Data to evaluate on at the end of each row of the history. Of several processes
+            the first alone needs them, but with ``shard`` each does.
         validate_every: How many steps make a row of the history; an epoch if None.
         optimizer: One over the parameters of ``model`` and ``objective``, or a function that makes
             one of them; any whose step needs no closure. If None, Adam with ``learning_rate``,
