@@ -628,6 +628,11 @@ class TestRefusals:
         whole, _ = run(None, scheduler=before, validation=DATA)
         assert alike(whole, resumed)
 
+    def test_the_learning_rate_that_it_had_by_default(self, tmp_path: Path) -> None:
+        run(tmp_path, 5)
+        resumed, _ = run(tmp_path, resume=True, learning_rate=1e-3)
+        assert alike(run(None)[0], resumed)
+
     def test_the_model_that_was_trained_already(self, tmp_path: Path) -> None:
         """As where a notebook was interrupted: what has moved since makes it no other model."""
         options = {"scheduler": SCHEDULERS["plateau"], "validation": DATA, "model": relaxed()}

@@ -47,6 +47,8 @@ __all__ = ["fit"]
 #: Settings that the first process alone goes by, which measures for all.
 _OF_THE_FIRST = ("validation", "elements of validation", "metrics")
 
+_LEARNING_RATE = 1e-3  # of Adam, where none is given
+
 
 def fit(
     model: VAE,
@@ -295,7 +297,7 @@ def fit(
         model.to(memory_format=torch.channels_last)
     inner = Inner(objective)
     parameters = [*model.parameters(), *inner.without(objective.parameters())]
-    optimizer = make_optimizer(optimizer, parameters, learning_rate or 1e-3)
+    optimizer = make_optimizer(optimizer, parameters, learning_rate or _LEARNING_RATE)
     if spread:
         sharding.apart(optimizer)
     scheduler = make_scheduler(scheduler, optimizer)
@@ -354,7 +356,7 @@ def fit(
         "shard": spread,
         "divided": divided,
         "processes": world.size,
-        "learning_rate": learning_rate,
+        "learning_rate": None if learning_rate == _LEARNING_RATE else learning_rate,
         "pairs": pairs,
         "corruption": corruption is not None,
         "compile": compile,
