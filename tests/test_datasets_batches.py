@@ -294,3 +294,12 @@ def test_parts_put_together_are_the_batch(binarize: Any) -> None:
     for batch, *parts in zip(made(), *parted, strict=True):
         for name, values in batch.items():
             assert torch.equal(torch.cat([part[name] for part in parts]), values)
+
+
+def test_what_else_a_batch_holds_is_not_dropped(refuses) -> None:
+    x, mask, y = torch.zeros(4, 2), torch.ones(4, 2), torch.arange(4)
+    words = "batch: expected x or (x, y)", "3 parts"
+    refuses(ValueError, lambda: unpack((x, y, mask)), *words)
+    words = "batch: expected (input, target) or (input, target, y)", "4 parts"
+    refuses(ValueError, lambda: unpack((x, x, y, mask), pairs=True), *words)
+    assert unpack((x, x + 1, y), pairs=True).y is y

@@ -470,3 +470,12 @@ def test_the_default_prior_has_the_posteriors_shape(event_ndims: int) -> None:
         [vk.kl_divergence(q, z=part, method="monte_carlo") for part in z.split(200)]
     )
     assert z_score(draws, vk.kl_divergence(q, method="analytic")).abs().max() < 5
+
+
+def test_a_likelihood_of_ones_own_is_asked_for_its_density() -> None:
+    class Masked(vk.distributions.IndependentBernoulli):
+        def log_prob(self, value):
+            return super().log_prob(value) * 0 - 1
+
+    likelihood, x = Masked(torch.zeros(5, 3), 1), torch.ones(5, 3)
+    assert vk.reconstruction(likelihood, x).tolist() == [1] * 5

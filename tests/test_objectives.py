@@ -136,3 +136,52 @@ class TestTerms:
         out = tiny()(x, samples=5)
         call = lambda: vk.TotalCorrelation(dataset_size=100)(out, x)  # noqa: E731
         refuses(ValueError, call, "z", "one draw for each element", "(5, 8, 2)")
+
+
+class TestValuesOfOneElement:
+    """A mean over what belongs to one element would weigh it by the size of an event."""
+
+    def test_a_value_for_each_dimension(self, refuses) -> None:
+        class Squares(vk.objectives.Term):
+            def forward(self, out, x):
+                return out.z.square()
+
+        x = torch.zeros(4, 1, 8, 8)
+        words = "squares: expected a value for each of the 4 elements", "shape (4, 2)"
+        refuses(ValueError, lambda: (elbo() + Squares())(tiny()(x), x), *words)
+        fit = {"steps": 1, "progress": False, "batch_size": 4, "accumulate": 2}
+        refuses(
+            ValueError, lambda: vk.fit(tiny(), elbo() + Squares(), x, **fit), "squares", "(2, 2)"
+        )
+
+    def test_no_tensor(self, refuses) -> None:
+        class Number(vk.objectives.Term):
+            def forward(self, out, x):
+                return 1.0
+
+        x = torch.zeros(4, 1, 8, 8)
+        words = "number: expected a tensor", "got a float"
+        refuses(TypeError, lambda: (elbo() + Number())(tiny()(x), x), *words)
+
+    def test_of_several_draws_the_mean(self) -> None:
+        class Length(vk.objectives.Term):
+            def forward(self, out, x):
+                return out.z.square().sum(-1)
+
+        x = torch.zeros(4, 1, 8, 8)
+        out = tiny()(x, samples=3)
+        _, terms = (elbo() + Length())(out, x)
+        torch.testing.assert_close(terms["length"], out.z.square().sum(-1).mean())
+
+
+def test_schedules_are_found_wherever_they_are() -> None:
+    rising, falling = Linear(0, 1, steps=10), Linear(1, 0, steps=10)
+    objective = falling * (rising * vk.Reconstruction() + vk.KL())
+    objective += vk.DecomposedKL(total_correlation=rising) + vk.objectives.Capacity(rising)
+    assert objective.schedules() == {
+        "term 1: weight 1": falling,
+        "term 1: weight 2": rising,
+        "term 2: weight 1": falling,
+        "term 3: total_correlation": rising,
+        "term 4: capacity": rising,
+    }

@@ -862,3 +862,111 @@ def test_a_step_calls_the_model_once_also_where_a_term_trains_itself() -> None:
     assert norm.num_batches_tracked == 3
     assert len(decoded) == 3
     assert not torch.equal(discriminator.weight, before)
+
+
+class Held(vk.objectives.Term):
+    """A term with parameters and a buffer of its own, and whatever else it is given."""
+
+    def __init__(self, model: vk.VAE | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.head = torch.nn.Linear(2, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, out, x):
+        self.calls += 1
+        return (self.head(out.z) - 1).square().sum(-1)
+
+
+class Held2(Held):
+    """One of whose parts is trained by an optimiser of its own, and one by that of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = torch.nn.Linear(2, 1)
+
+    def inner_optimizer(self):
+        return torch.optim.SGD(self.judge.parameters(), 0.1)
+
+    def inner_loss(self, out, x):
+        return self.judge(out.z.detach()).square().mean()
+
+
+class Controlled:
+    """A weight with a memory, as a controller's."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+
+    def __call__(self, step: int) -> float:
+        self.weight += 0.01
+        return self.weight
+
+    def state_dict(self) -> dict:
+        return vars(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+class TestTermsOfOnesOwn:
+    def test_one_that_holds_the_model_has_no_step_taken_twice(self) -> None:
+        found = []
+        for hold in (False, True):
+            torch.manual_seed(1)
+            model = tiny()
+            term = Held(model if hold else None)
+            made = functools.partial(torch.optim.SGD, lr=0.1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                run(model, elbo() + term, steps=1, optimizer=made)
+            found.append([*model.parameters(), *term.head.parameters()])
+        for one, other in zip(*found, strict=True):
+            assert torch.equal(one, other)
+
+    def test_what_its_own_optimiser_leaves_is_trained_with_the_model(self) -> None:
+        term = Held2()
+        before = copy.deepcopy(term.state_dict())
+        run(objective=elbo() + term, steps=3)
+        moved = [name for name, value in term.state_dict().items() if not value.equal(before[name])]
+        assert moved == ["calls", "head.weight", "head.bias", "judge.weight", "judge.bias"]
+
+    def test_the_best_row_is_put_back_in_the_terms_too(self) -> None:
+        model, term = tiny(), Held()
+        objective, options = elbo() + term, {"patience": 3, "epochs": 500, "learning_rate": 0.02}
+        history = run(model, objective, validation=1 - DATA, **options)
+        assert history.stopped == "early"
+        measured = evaluate(model, objective, 1 - DATA, batch_size=32)
+        assert math.isclose(
+            measured["held"], history.validation["held"][history.best], rel_tol=1e-6
+        )
+
+    def test_compiling_calls_nothing_with_a_memory_once_more(self, monkeypatch) -> None:
+        monkeypatch.setattr(torch, "compile", lambda run: run)  # as often as a graph would be run
+        model, term = tiny(), Held()
+        net = torch.nn.Sequential(model.encoder.net, torch.nn.BatchNorm1d(4))
+        model = vk.VAE(vk.Encoder(net, model.encoder.latent), model.decoder)
+        run(model, elbo() + term, steps=4, compile=True)
+        assert term.calls == net[1].num_batches_tracked == 4
+
+    def test_while_a_capacity_rises_every_row_counts_as_the_best(self) -> None:
+        capacity = vk.objectives.Capacity(vk.schedules.Linear(0, 25, steps=40))
+        objective = vk.Reconstruction() + 100 * capacity
+        history = run(objective=objective, epochs=60, validation=DATA, patience=2)
+        assert history.best is not None
+        assert history.step[history.best] >= 40
+
+    def test_a_weight_with_a_memory_goes_on_where_it_was(self, tmp_path) -> None:
+        weights = []
+        for steps in ((12,), (5, 12)):
+            for length in steps:
+                torch.manual_seed(0)
+                weight = Controlled()
+                options = {"steps": length, "resume": True}
+                run(
+                    objective=vk.Reconstruction() + weight * vk.KL(),
+                    checkpoint=tmp_path / str(len(steps)),
+                    **options,
+                )
+            weights.append(weight.weight)
+        assert abs(weights[0] - weights[1]) < 0.05

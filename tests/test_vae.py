@@ -641,3 +641,70 @@ class TestWhatASecondReviewFound:
         refuses(
             ValueError, lambda: vk.VAE(model.encoder, model.decoder, prior), "prior", "own encoder"
         )
+
+
+class TestOneDistributionForEachElement:
+    """A likelihood or a posterior over single values would be averaged, not summed."""
+
+    def test_a_likelihood_without_an_event(self, refuses) -> None:
+        class Pixels(vk.likelihoods.Likelihood):
+            def forward(self, params):
+                return torch.distributions.Normal(self._shaped(params), 1.0)
+
+        model, x = tiny(likelihood=Pixels((1, 8, 8))), torch.zeros(4, 1, 8, 8)
+        words = (
+            "decoder: expected a distribution of batch (4,)",
+            "batch (4, 1, 8, 8)",
+            "Independent",
+        )
+        refuses(ValueError, lambda: model(x), *words)
+        refuses(ValueError, lambda: model.sample(4), *words)
+        refuses(ValueError, lambda: vk.fit(model, elbo(), x, steps=1, progress=False), *words)
+
+    def test_a_posterior_without_an_event(self, refuses) -> None:
+        class Encoder(vk.Encoder):
+            def forward(self, x):
+                mu, logvar = super().forward(x)
+                return torch.distributions.Normal(mu, logvar.exp())
+
+        model = tiny()
+        model = vk.VAE(Encoder(model.encoder.net, model.encoder.latent), model.decoder)
+        words = "encoder: expected a distribution of batch (4,)", "batch (4, 2)", "Independent"
+        refuses(ValueError, lambda: model.encode(torch.zeros(4, 1, 8, 8)), *words)
+
+    def test_a_posterior_that_does_not_draw_with_a_gradient(self, refuses) -> None:
+        class Encoder(vk.Encoder):
+            def forward(self, x):
+                bernoulli = torch.distributions.Bernoulli(logits=super().forward(x).mean)
+                return torch.distributions.Independent(bernoulli, 1)
+
+        model = tiny()
+        model = vk.VAE(Encoder(model.encoder.net, model.encoder.latent), model.decoder)
+        refuses(TypeError, lambda: model(torch.zeros(4, 1, 8, 8)), "encoder", "has_rsample")
+
+    def test_a_prior_of_a_batch_of_one(self, refuses) -> None:
+        class Learned(nn.Module):
+            def __init__(self, count: int) -> None:
+                super().__init__()
+                self.mu = nn.Parameter(torch.zeros(count, 2))
+
+            def forward(self) -> torch.distributions.Distribution:
+                base = torch.distributions.Normal(self.mu, 1.0)
+                return torch.distributions.Independent(base, 1)
+
+        model = tiny()
+        one, three = (vk.VAE(model.encoder, model.decoder, Learned(count)) for count in (1, 3))
+        drawn = one.sample(5)
+        assert drawn.shape == (5, 1, 8, 8)
+        assert not torch.equal(drawn[0], drawn[1])
+        assert one.sample(1).shape == (1, 1, 8, 8)
+        refuses(ValueError, lambda: three.sample(5), "prior", "batch (5,)", "batch (3,)")
+
+
+def test_arrays_come_in_the_models_precision() -> None:
+    model, x = tiny().double(), np.random.default_rng(0).random((4, 1, 8, 8)).round()
+    found = model.reconstruct(torch.from_numpy(x))
+    for given in (x, (x, np.arange(4)), iter([x[:2], x[2:]])):
+        torch.testing.assert_close(model.reconstruct(given), found)
+    vk.fit(model, elbo(), [x, x], steps=2, progress=False)
+    vk.metrics.elbo(model, [x])

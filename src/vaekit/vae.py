@@ -1,9 +1,9 @@
 """The encoder, the decoder, and the VAE that holds them and its prior together."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Shaped
@@ -299,6 +299,8 @@ class VAE(Pretrained):
             if not isinstance(posterior, Distribution):
                 what = "a distribution returned by its forward, as self.latent(parameters) is"
                 raise TypeError(_checks.expected("encoder", what, type(posterior).__name__))
+            if posterior.batch_shape != x.shape[:1]:
+                _refuse_batch("encoder", posterior, x.shape[:1])
             return posterior
         if datasets.is_batch(x):
             return self.encode(*self._unpacked(x, context))
@@ -341,11 +343,10 @@ class VAE(Pretrained):
         """
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         if datasets.is_batch(x):
-            z: Tensor = self.encode(x, context).rsample(shape)
-            return z
+            return _drawn(self.encode(x, context), shape)
 
         def draw(*batch: Any) -> tuple[Tensor, ...]:
-            return (self.encode(*batch).rsample(shape),)
+            return (_drawn(self.encode(*batch), shape),)
 
         (drawn,) = self._over(x, draw, context, len(shape))
         return drawn
@@ -393,7 +394,7 @@ class VAE(Pretrained):
             x, context = self._unpacked(x, context)
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         posterior = self.encode(x, context)
-        z = posterior.rsample(shape)
+        z = _drawn(posterior, shape)
         likelihood = self._decode(z, context)
         return VAEOutput(posterior, z, likelihood, self._ask(self.prior, context))
 
@@ -453,7 +454,10 @@ class VAE(Pretrained):
         if _checks.number("temperature", temperature, above=0) != 1:
             prior = tempered(prior, temperature)
         with _drawing_from(generator):
-            z = prior.sample(() if prior.batch_shape else (n,))
+            batch = tuple(prior.batch_shape)
+            what = f"a distribution of batch {(n,)}, or without one"
+            _checks.require(batch in ((), (1,), (n,)), "prior", what, f"batch {batch}")
+            z = prior.sample(() if batch == (n,) else (n,)).reshape(n, -1)
             if generator is not None and generator.device.type != z.device.type:
                 what, got = f"one of {z.device.type}, where the prior draws", generator.device.type
                 raise ValueError(_checks.expected("generator", what, f"one of {got}"))
@@ -484,6 +488,8 @@ class VAE(Pretrained):
     def _decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         _checks.trailing_shape("z", z, (self.latent_dim,))
         distribution: Distribution = self._ask(self.decoder, context, z)
+        if distribution.batch_shape != z.shape[:-1]:
+            _refuse_batch("decoder", distribution, z.shape[:-1])
         return distribution
 
     def _unpacked(self, batch: Any, context: Context | None) -> tuple[Tensor, Context | None]:
@@ -492,7 +498,7 @@ class VAE(Pretrained):
             what = "a tuple (x, y), or an iterator over batches, iter(x)"
             got = "a list of tensors alike, which could be either"
             raise ValueError(_checks.expected("x", what, got))
-        x, _, y = datasets.unpack(batch)
+        x, _, y = datasets.unpack(batch, dtype=dtype_of(self))
         if context is None and self.takes_context and y is not None:
             context = as_context(y).to(x.device)
         return x, context
@@ -510,15 +516,42 @@ class VAE(Pretrained):
             what = "none for a data set, whose labels are the context"
             raise TypeError(_checks.expected("context", what, f"a {type(context).__name__}"))
         at = next(self.parameters(), torch.empty(0)).device
-        pairs = ((batch.x.to(at), batch.y) for batch in datasets.batches(data))
+        batches = datasets.batches(data, dtype=dtype_of(self))
+        pairs = ((batch.x.to(at), batch.y) for batch in batches)
         parts = [function(*self._unpacked(pair, None)) for pair in pairs]
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
+
+
+def _drawn(posterior: Distribution, shape: Sequence[int]) -> Tensor:
+    if not posterior.has_rsample:
+        what = "a posterior that draws with a gradient (has_rsample)"
+        raise TypeError(_checks.expected("encoder", what, posterior))
+    z: Tensor = posterior.rsample(torch.Size(shape))
+    return z
+
+
+def _refuse_batch(argument: str, distribution: Distribution, batch: torch.Size) -> NoReturn:
+    """Say that a part returned anything but one distribution for each element."""
+    has, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
+    beyond = len(has) - len(batch)
+    hint = ""
+    if beyond > 0 and has[: len(batch)] == batch:
+        hint = f"torch's Independent(..., {beyond}) makes one event of the last dimensions."
+    what = f"a distribution of batch {tuple(batch)}, one for each element"
+    got = f"{type(distribution).__name__} of batch {has} over {event}"
+    raise ValueError(_checks.expected(argument, what, got, hint))
 
 
 def _as_latents(x: Tensor, z: Tensor) -> Tensor:
     """Return data in the half precision of a model that has it, as its encoder takes them."""
     half = z.dtype.itemsize < 4 and not torch.is_autocast_enabled(z.device.type)
     return x.to(z.dtype) if half else x
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's floats, torch's default one where it has none."""
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floats, torch.get_default_dtype())
 
 
 def rebuilding(posterior: Any, calls: Any, latent: Any) -> tuple[Any, tuple[Tensor, ...]]:

@@ -48,7 +48,7 @@ def is_batch(value: Any) -> bool:
     return isinstance(value, np.ndarray | Mapping)
 
 
-def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
+def unpack(batch: Any, *, pairs: bool | None = False, dtype: torch.dtype | None = None) -> Batch:
     """Find the data, the target and the labels in a batch.
 
     Args:
@@ -56,11 +56,12 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             and ``y``.
         pairs: Whether the second of a pair is the target, and not a label; None refuses a pair that
             looks like either.
+        dtype: Of the floats made of numpy's; torch's default dtype if None.
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If a mapping has no ``x``, a pair was promised and none came, or the target or
-            the labels are another number of elements.
+        ValueError: If a mapping has no ``x``, a pair was promised and none came, a tuple holds more
+            than that, or the target or the labels are another number of elements.
 
     Example:
         >>> unpack((torch.zeros(8, 2), torch.arange(8))).x.shape
@@ -78,11 +79,14 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
         if pairs and batch.get("target") is None:
             got = f"keys {list(batch)}"
             raise ValueError(_checks.expected("batch", "a mapping with 'x' and 'target'", got))
-        x, target = _tensor(batch["x"]), batch.get("target")
-        target = x if target is None else _target(x, target)
+        x, target = _tensor(batch["x"], dtype), batch.get("target")
+        target = x if target is None else _target(x, target, dtype)
         return Batch(x, target, _labels(x, batch.get("y")))
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor | np.ndarray):
-        x, rest = _tensor(batch[0]), list(batch[1:])
+        x, rest = _tensor(batch[0], dtype), list(batch[1:])
+        what = "(input, target) or (input, target, y)" if pairs else "x or (x, y)"
+        hint = "What else belongs to an element has no place; y may be a tensor of several columns."
+        _checks.require(len(rest) < 2 + bool(pairs), "batch", what, f"{len(batch)} parts", hint)
         if pairs and not rest:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
         if pairs is None and rest and alike(x, rest[0]):
@@ -90,12 +94,12 @@ def unpack(batch: Any, *, pairs: bool | None = False) -> Batch:
             got = "batches (a, b) of one shape, where b may be a target or a label"
             raise ValueError(_checks.expected("pairs", what, got))
         if pairs:
-            return Batch(x, _target(x, rest[0]), _labels(x, rest[1] if len(rest) > 1 else None))
-        return Batch(x, x, _labels(x, rest[0] if rest else None))
+            return Batch(x, _target(x, rest[0], dtype), _labels(x, [*rest, None][1]))
+        return Batch(x, x, _labels(x, [*rest, None][0]))
     if isinstance(batch, Tensor | np.ndarray):
         if pairs:
             raise ValueError(_checks.expected("batch", "a pair (input, target)", "the input alone"))
-        x = _tensor(batch)
+        x = _tensor(batch, dtype)
         return Batch(x, x)
     what = "x, (x, y) or a mapping with 'x'"
     raise TypeError(_checks.expected("batch", what, type(batch).__name__))
@@ -109,9 +113,9 @@ def alike(one: Any, other: Any) -> bool:
     return floats and one.ndim > 1 and tuple(one.shape[1:]) == tuple(other.shape[1:])
 
 
-def _target(x: Tensor, value: Any) -> Tensor:
+def _target(x: Tensor, value: Any, dtype: torch.dtype | None) -> Tensor:
     """Make a tensor of a target, which is not to be broadcast against the data."""
-    target = _tensor(value)
+    target = _tensor(value, dtype)
     if target.shape[:1] != x.shape[:1]:
         what = f"one for each of the {len(x)} elements of x"
         raise ValueError(_checks.expected("target", what, f"shape {tuple(target.shape)}"))
@@ -129,8 +133,8 @@ def _labels(x: Tensor, y: Any) -> Any:
     return y
 
 
-def _tensor(value: Any) -> Tensor:
-    """Make a tensor; numpy's floats become torch's default ones, as in `from_tensors`."""
+def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
+    """Make a tensor; numpy's floats become those of a dtype, as in `from_tensors`."""
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):  # lists of lists of tensors, pictures, words
@@ -138,7 +142,7 @@ def _tensor(value: Any) -> Tensor:
         what, got = "tensors or arrays", f"a {type(value).__name__}"
         raise TypeError(_checks.expected("batch", what, got, hint)) from None
     if not isinstance(value, Tensor) and tensor.is_floating_point():
-        return tensor.to(torch.get_default_dtype())
+        return tensor.to(dtype or torch.get_default_dtype())
     return tensor
 
 
@@ -254,7 +258,7 @@ def batches(
     empty = True
     for batch in loader(data, batch_size, dtype=dtype, argument=argument):
         empty = False
-        yield unpack(batch)
+        yield unpack(batch, dtype=dtype)
     if empty:
         raise ValueError(_checks.expected(argument, "at least one batch", "none"))
 

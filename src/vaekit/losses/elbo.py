@@ -65,8 +65,8 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
     _check_paired(likelihood, x)
-    if isinstance(likelihood, IndependentBernoulli):
-        return likelihood.cross_entropy(x)
+    if getattr(type(likelihood), "log_prob", None) is IndependentBernoulli.log_prob:
+        return likelihood.cross_entropy(x)  # type: ignore[attr-defined, no-any-return]
     return -likelihood.log_prob(x)
 
 

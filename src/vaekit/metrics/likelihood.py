@@ -13,8 +13,8 @@ from vaekit import _checks, datasets, losses
 from vaekit.distributions.supports import innermost
 from vaekit.metrics.means import Collected, Mean, described, mean_of
 from vaekit.networks import with_context
-from vaekit.training.measures import dtype_of, measuring
-from vaekit.vae import VAE
+from vaekit.training.measures import measuring
+from vaekit.vae import VAE, dtype_of
 
 __all__ = [
     "ELBO",

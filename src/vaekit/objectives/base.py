@@ -96,6 +96,17 @@ class Objective(nn.Module):
                 found[name] = outer * inner
         return found
 
+    def schedules(self) -> dict[str, Schedule]:
+        """Return every function of the step, by which term's it is and what there."""
+        found: dict[str, Weight] = {}
+        for number, (term, weight) in enumerate(self.pairs, 1):
+            factors = weight.factors if isinstance(weight, _Product) else (weight,)
+            for index, factor in enumerate(factors, 1):
+                found[f"term {number}: weight {index}"] = factor
+            for name, inner in term.schedules().items():
+                found[f"term {number}: {name}"] = inner
+        return {name: each for name, each in found.items() if callable(each)}
+
     def set_step(self, step: int) -> None:
         """Tell the terms which step it is; whoever calls `values` by itself does so first."""
         for term in self._stepping:
@@ -106,7 +117,7 @@ class Objective(nn.Module):
         return {
             name: value.mean() if value.ndim else value
             for term, _ in self.pairs
-            for name, value in term.values(out, x).items()
+            for name, value in term.by_element(out, x).items()
         }
 
     def total(self, values: Mapping[str, Tensor], step: int = 0) -> Float[Tensor, ""]:
@@ -211,15 +222,48 @@ class Term(nn.Module, ABC):
         """Return every named value of the term, without weights."""
         return {self.name: self(out, x)}
 
+    def by_element(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
+        """Return every named value as ``(B,)`` or a scalar: the mean over draws, if there are any.
+
+        Raises:
+            TypeError: If a value is no tensor.
+            ValueError: If one is of another shape, whose mean would be no sum over an event.
+        """
+        found = self.values(out, x)
+        batch, several = out.z.shape[-2], out.z.ndim == 3
+        for name, value in found.items():
+            shape = getattr(value, "shape", None)
+            if shape is None:
+                what = "a tensor of a value for each element, or a scalar one"
+                raise TypeError(_checks.expected(name, what, f"a {type(value).__name__}"))
+            if several and shape == out.z.shape[:-1]:
+                found[name] = value.mean(0)
+            elif len(shape) and shape != (batch,):
+                what = f"a value for each of the {batch} elements, of shape ({batch},), or a scalar"
+                hint = "Sum over what belongs to one element."
+                raise ValueError(_checks.expected(name, what, f"shape {tuple(shape)}", hint))
+        return found
+
     def weights(self, step: int) -> dict[str, float]:
         """Return the weight of every named value inside the term."""
         return dict.fromkeys(self.names, 1.0)
+
+    def schedules(self) -> Mapping[str, Weight]:
+        """Return what inside the term is a number or a function of the step, by its name.
+
+        Losses before and after it changes are not to be compared, as of a weight; and what of it
+        has a ``state_dict`` goes into checkpoints.
+        """
+        return {}
 
     def set_step(self, step: int) -> None:
         """Take note of the step, where the value itself depends on it."""
 
     def inner_loss(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Tensor | None:
-        """Return what the term's own parameters minimise, a scalar; None where it has none."""
+        """Return what the term's own parameters minimise, a scalar; None where it has none.
+
+        Where a batch comes in pieces, ``out`` has no likelihood, as for a statistic.
+        """
         return None
 
     def inner_optimizer(self) -> Optimizer | None:

@@ -177,6 +177,10 @@ class DecomposedKL(_Aggregate):
         """Return the weights of the three parts at a step."""
         return {name: _at(getattr(self, name), step, self) for name in self.names}
 
+    def schedules(self) -> dict[str, Weight]:
+        """Return the three weights, by their names."""
+        return {name: getattr(self, name) for name in self.names}
+
     def values(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
         """Return the three parts, scalars in nats, without weights."""
         parts = losses.decompose_kl(out.posterior, out.prior, out.z, **self._aggregate())

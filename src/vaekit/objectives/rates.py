@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vaekit import _checks, losses
-from vaekit.objectives.base import Schedule, Term, _at
+from vaekit.objectives.base import Schedule, Term, Weight, _at
 from vaekit.schedules import Cyclical, Linear, Sigmoid
 from vaekit.vae import VAEOutput
 
@@ -83,6 +83,12 @@ class Capacity(Term):
             if step > 0 and value < _at(capacity, step - 1, self):
                 raise ValueError(_falling(f"{capacity!r} at step {step}"))
             target.fill_(value)
+
+    def schedules(self) -> dict[str, Weight]:
+        """Return the capacity, or that of each group."""
+        if self.groups is None:
+            return {"capacity": self._each[0]}
+        return {f"capacity {index}": each for index, each in enumerate(self._each, 1)}
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Return the distance of each element's KL from the capacity, ``(B,)``."""

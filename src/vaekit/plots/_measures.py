@@ -15,8 +15,8 @@ from vaekit import _checks, datasets, metrics
 from vaekit.metrics.representation import scikit_learn
 from vaekit.networks import with_context
 from vaekit.plots._shared import Elements, codes, elements, loadable, one_label_each
-from vaekit.training.measures import device_of, dtype_of, measuring
-from vaekit.vae import VAE
+from vaekit.training.measures import device_of, measuring
+from vaekit.vae import VAE, dtype_of
 
 __all__ = ["Chosen", "Encoded", "Group", "Row", "encoded", "measures", "plus_minus"]
 

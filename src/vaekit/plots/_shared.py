@@ -14,8 +14,7 @@ from torch.distributions import Distribution, constraints
 
 from vaekit import _checks, datasets, metrics
 from vaekit.distributions.supports import innermost
-from vaekit.training.measures import dtype_of
-from vaekit.vae import VAE
+from vaekit.vae import VAE, dtype_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

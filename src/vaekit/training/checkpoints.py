@@ -408,7 +408,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _marked(batch: Any) -> str:
     """Return a sum of a batch's values."""
-    found = batch.batch if isinstance(batch, Share) else datasets.unpack(batch)
+    if isinstance(batch, Share):
+        found = batch.batch
+    else:  # of a tuple the data come first, whatever the rest is
+        found = datasets.unpack(batch[0] if isinstance(batch, tuple | list) else batch)
     x = found.x.detach().cpu().contiguous().flatten()
     return hashlib.blake2b(x.view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
 

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from vaekit import _checks
 from vaekit.objectives import Objective
 from vaekit.training import sharding
-from vaekit.training.measures import dtype_of
 from vaekit.training.passes import check_finite
+from vaekit.vae import dtype_of
 
 __all__ = ["Graphs"]
 

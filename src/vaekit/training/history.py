@@ -81,8 +81,8 @@ class History:
         weights: The weight of each named term at the end of each row.
         learning_rate: The learning rate at the end of each row.
         stopped: ``"finished"``, ``"interrupted"``, ``"early"`` or ``"callback"``.
-        best: The row of the lowest validation loss since the weights last changed, for losses under
-            different weights are not to be compared; None without validation.
+        best: The row of the lowest validation loss since schedules last changed a weight or a term,
+            for losses of different objectives are not to be compared; None without validation.
         seed: The seed that was given.
         versions: Of vaekit, torch, numpy and Python.
 
@@ -136,8 +136,9 @@ class History:
         validation: dict[str, float] | None = None,
         weights: dict[str, float] | None = None,
         learning_rate: float = math.nan,
+        comparable: bool = True,
     ) -> None:
-        """Add a row."""
+        """Add a row, ``comparable`` where the terms are what they were in the best one."""
         self.step.append(step)
         self.epoch.append(epoch)
         self.seconds.append(seconds)
@@ -149,7 +150,7 @@ class History:
         ):
             for name, value in row.items():
                 table.setdefault(name, []).append(value)
-        if validation and (self.best is None or self._better_than(self.best)):
+        if validation and (self.best is None or not comparable or self._better_than(self.best)):
             self.best = len(self) - 1
 
     def _better_than(self, row: int) -> bool:

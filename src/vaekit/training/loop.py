@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -27,7 +28,6 @@ from vaekit.training.measures import (
     check_samples,
     dataset_size,
     device_of,
-    dtype_of,
 )
 from vaekit.training.optimizers import Inner, make_optimizer, make_scheduler
 from vaekit.training.passes import Passes
@@ -39,7 +39,7 @@ from vaekit.training.terminal import Bar, interruptible
 from vaekit.training.trackers import trackers, tracking
 from vaekit.training.validation import Validation
 from vaekit.training.world import Share, World
-from vaekit.vae import VAE
+from vaekit.vae import VAE, dtype_of
 
 __all__ = ["fit"]
 
@@ -296,14 +296,15 @@ def fit(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     inner = Inner(objective)
-    parameters = [*model.parameters(), *inner.without(objective.parameters())]
+    # Each once, where a term holds the model.
+    parameters = [*dict.fromkeys([*model.parameters(), *inner.without(objective.parameters())])]
     optimizer = make_optimizer(optimizer, parameters, learning_rate or _LEARNING_RATE)
     if spread:
         sharding.apart(optimizer)
     scheduler = make_scheduler(scheduler, optimizer)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    cleared = list({id(parameter): parameter for parameter in [*parameters, *trained]}.values())
+    cleared = [*dict.fromkeys([*parameters, *trained])]
     averaged = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
     shown: Any = model if averaged is None else averaged.module
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
@@ -330,9 +331,10 @@ def fit(
     parts |= {} if scheduler is None else {"scheduler": scheduler}
     parts |= {} if scaler is None else {"scaler": scaler}
     parts |= {f"optimizer of {term.name}": its for term, its in inner.terms}
-    for index, given in enumerate([corruption, *callbacks]):
+    asides = {"corruption": corruption} | {f"callback {i}": c for i, c in enumerate(callbacks, 1)}
+    for name, given in (asides | objective.schedules()).items():
         if hasattr(given, "state_dict") and not isinstance(given, type):
-            parts[f"callback {index}" if index else "corruption"] = given
+            parts[name] = given
     sizes = world.collected(datasets.size(data)) if divided else [datasets.size(data)]
     size = None if None in sizes else sum(each or 0 for each in sizes)
     settings = {
@@ -370,7 +372,8 @@ def fit(
     world.check_alike(alike)
     logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
-    shares = world.share(loader, pairs, draws, divided)
+    unpack = partial(datasets.unpack, pairs=pairs, dtype=dtype)
+    shares = world.share(loader, unpack, draws, divided)
     loaders = [getattr(shares, "source", loader), validation]
     known = settings if world.leads else alike
     writer = Writer(checkpoints, device, parts, rows, known | made_of, loaders, world)
@@ -456,7 +459,7 @@ def fit(
                 batch_index = writer.passed - 1
                 tell_epoch(loader, epoch - 1)
                 for batch_index, raw in writer.batches(shares):
-                    share = raw if isinstance(raw, Share) else _unpacked(raw, pairs, batch_index)
+                    share = raw if isinstance(raw, Share) else _whole(unpack(raw), batch_index)
                     stopping = stepper.take(share, step, batch_index, interrupted())
                     step += 1
                     done, ended = steps is not None and step >= steps, False
@@ -492,14 +495,14 @@ def fit(
         model.eval()
         if rows.best is not None and history.stopped in ("early", "finished"):
             model.load_state_dict(sharding.loadable(model, rows.best))
+            objective.load_state_dict(rows.best_of_terms or objective.state_dict())
         elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history
 
 
-def _unpacked(raw: Any, pairs: bool | None, index: int) -> Share:
+def _whole(batch: datasets.Batch, index: int) -> Share:
     """Return a batch that comes to one process alone."""
-    batch = datasets.unpack(raw, pairs=pairs)
     if not batch.x.ndim or not len(batch.x):
         of = "none" if batch.x.ndim else "a single number"
         what, got = "at least one element in each batch", f"{of} in batch {index}"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import _checks, datasets
-from vaekit.objectives import Objective, Term
+from vaekit.objectives import ImportanceWeighted, Objective, Term
 from vaekit.training.how import How, Precision, check_precision
 from vaekit.training.randomness import set_seeds
-from vaekit.vae import VAE, evaluating
+from vaekit.vae import VAE, dtype_of, evaluating
 
 __all__ = ["evaluate", "measuring"]
 
@@ -82,7 +82,7 @@ def evaluate(
         _by_themselves(metrics),
     ):
         for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
-            batch = datasets.unpack(raw, pairs=pairs)
+            batch = datasets.unpack(raw, pairs=pairs, dtype=dtype_of(model))
             context = context_of(batch, device) if conditional else None
             out = how(model, batch.x.to(device), context)
             with nullcontext() if batch.target is batch.x else _checks.calling("x", "target"):
@@ -201,11 +201,6 @@ def measuring(model: VAE, seed: int) -> Iterator[torch.device]:
         yield device
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
-    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floats, torch.get_default_dtype())
-
-
 def device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
@@ -234,9 +229,10 @@ def check_samples(objective: Objective, samples: int | None) -> int | None:
         raise ValueError(_checks.expected("samples", what, None))
     if samples is None:
         return None
-    groups = math.lcm(*(getattr(term, "groups", 1) for term in needing))
+    grouped = [term for term in needing if isinstance(term, ImportanceWeighted)]
+    groups = math.lcm(*(term.groups for term in grouped))
     if _checks.positive_int("samples", samples) % groups:
-        what = f"a multiple of {groups}, the groups of {needing[0]!r}"
+        what = f"a multiple of {groups}, the groups of {grouped[0]!r}"
         raise ValueError(_checks.expected("samples", what, samples))
     return samples
 
@@ -261,8 +257,8 @@ def check_parts(model: Any, objective: Any) -> Objective:
 
 def without_size(objective: Objective) -> list[Any]:
     """List the terms that need the number of elements and were not given it."""
-    terms = [term for term in objective.terms if getattr(term, "dataset_size", 0) is None]
-    return [term for term in terms if term.estimator != "exact"]
+    terms = [term for term in objective.terms if hasattr(term, "run_size")]
+    return [each for each in terms if each.dataset_size is None and each.estimator != "exact"]
 
 
 @contextmanager

@@ -118,7 +118,8 @@ class Inner:
 
     def without(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
         """Leave out the parameters trained here."""
-        own = {id(parameter) for term, _ in self.terms for parameter in term.parameters()}
+        groups = (group for _, optimizer in self.terms for group in optimizer.param_groups)
+        own = {id(parameter) for group in groups for parameter in group["params"]}
         return [parameter for parameter in parameters if id(parameter) not in own]
 
     def step(self, out: VAEOutput, x: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -200,7 +200,8 @@ class Passes:
             return self._slow(*args)
         if not self._checked:
             states = random_states(self._device) if self._pieced else None
-            self._slow(*args)
+            with unmoved(self._model, self._objective):
+                self._slow(*args)
             self._checked = True
             if states is not None:
                 set_random_states(self._device, states)
@@ -281,15 +282,12 @@ class Passes:
         held, states = None, []
         if self._joint and len(pieces) > 1:
             # Once without gradients, for what is compared; then again, with the same noise.
-            own, buffers = [], [*self._model.buffers()]
-            kept = [buffer.clone() for buffer in buffers]
-            with torch.no_grad():
+            own = []
+            with torch.no_grad(), unmoved(self._model):
                 for piece in pieces:
                     states.append(random_states(self._device))
                     found = self._together(partial(self._posteriors, piece))
                     own.append(found[1])
-                for buffer, before in zip(buffers, kept, strict=True):
-                    buffer.copy_(before)
             held = self._gathered(_joined(own), pieces[0].sizes)
             states.append(random_states(self._device))
         for index, piece in enumerate(pieces):
@@ -368,7 +366,7 @@ class Passes:
         with self._world.drawing_alike(self._device):
             for term, _ in self._objective.pairs:
                 if term.statistic:
-                    for name, value in term.values(whole, piece.target).items():
+                    for name, value in term.by_element(whole, piece.target).items():
                         added[name] = value.mean() / piece.parts
         return {name: added[name] for name in self._names}
 
@@ -381,12 +379,28 @@ class Passes:
         added = {}
         for term in (term for term, _ in self._objective.pairs if not term.statistic):
             with self._naming(piece.x, piece.target):
-                values = term.values(out, piece.target)
+                values = term.by_element(out, piece.target)
             for name, value in values.items():
                 what = "terms of one value for each element, or of statistic = True"
                 _checks.require(value.ndim > 0, "objective", what, f"a scalar from {term!r}")
                 added[name] = value[: piece.count].sum() * piece.share
         return added
+
+
+@contextmanager
+def unmoved(*modules: nn.Module) -> Iterator[None]:
+    """Put buffers back (statistics of batches, a codebook) that move as modules are called."""
+    parts = [part for module in modules for part in module.modules()]
+    held = [
+        (part, name, value, value.detach().clone())
+        for part in parts
+        for name, value in part._buffers.items()
+        if value is not None
+    ]
+    yield
+    with torch.no_grad():
+        for part, name, value, before in held:
+            part._buffers[name] = value.copy_(before)
 
 
 def _joined(pieces: Sequence[Posteriors]) -> Posteriors:

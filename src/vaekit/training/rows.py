@@ -70,9 +70,15 @@ class Rows:
     device: torch.device
     spread: bool
     best: dict[str, Any] | None = None
+    best_of_terms: dict[str, Any] | None = None
+    _aims: list[float] = field(default_factory=list)  # of the terms, in the best row
     _sums: Sums = field(default_factory=Sums)
     _started: float = field(default_factory=time.perf_counter)
     _closed_at: int = 0
+
+    def __post_init__(self) -> None:
+        inner = (term.schedules().values() for term, _ in self.objective.pairs)
+        self._inner = [each for found in inner for each in found if callable(each)]
 
     def add(self, names: Sequence[str], numbers: Sequence[float], count: int) -> None:
         """Add a batch to the row under way."""
@@ -85,6 +91,7 @@ class Rows:
         history, train = self.history, self._sums.means()
         self.world.level(self.trained, self.model, device=self.device)
         measured = self._asked(lambda: self.measure(step - 1))
+        aims = [schedule(step - 1) for schedule in self._inner]
         history.add(
             step=step,
             epoch=epoch - 1 + part,
@@ -92,13 +99,17 @@ class Rows:
             train=train,
             validation=measured,
             weights=self.objective.weights(step - 1),
+            comparable=aims == self._aims,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
         )
         self._sums, self._started, self._closed_at = Sums(), time.perf_counter(), step
+        if history.best == len(history) - 1:
+            self._aims = aims
         if self.plateau is not None:
             self.plateau.step((measured or train)["loss"])
         if self.patience is not None and history.best == len(history) - 1:
             self.best = copy.deepcopy(self.model.state_dict())
+            self.best_of_terms = copy.deepcopy(self.objective.state_dict())
         state = TrainingState(self.model, self.objective, self.optimizer, history, step, epoch)
         if self._asked(lambda: True in [callback(state) for callback in self.callbacks]):
             history.stopped = "callback"
@@ -115,6 +126,8 @@ class Rows:
             "seconds": time.perf_counter() - self._started,
             "closed_at": self._closed_at,
             "best": self.best,
+            "best of terms": self.best_of_terms,
+            "aims": self._aims,
         }
 
     def load_state_dict(self, state: dict[str, Any], history: dict[str, Any]) -> None:
@@ -123,6 +136,8 @@ class Rows:
         self._sums = Sums(**state["sums"])
         self._started = time.perf_counter() - state["seconds"]
         self._closed_at, self.best = state["closed_at"], state["best"]
+        # Which the first checkpoints of version 0.1 do not hold.
+        self.best_of_terms, self._aims = state.get("best of terms"), state.get("aims", [])
         self.history.stopped = "early" if self._out_of_patience() else "finished"
 
     def _asked(self, ask: Callable[[], _T]) -> _T:

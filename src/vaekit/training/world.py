@@ -24,6 +24,7 @@ from vaekit.training.randomness import random_states, set_random_states
 __all__ = ["Share", "World", "filled", "parts"]
 
 _T = TypeVar("_T")
+Unpack = Callable[[Any], datasets.Batch]
 
 _HINT = (
     "Seed the order of the data (fit(seed=) does so where they come unbatched); "
@@ -237,13 +238,13 @@ class World:
         return filled(parts(count, self.size)[self.rank])
 
     def share(
-        self, loader: Iterable[Any], pairs: bool | None, seed: int, divided: bool = False
+        self, loader: Iterable[Any], unpack: Unpack, seed: int, divided: bool = False
     ) -> Iterable[Any]:
         """Return a loader of this process's parts, each with the number of the whole batch.
 
         Args:
             loader: Of whole batches, the same in every process; or of parts, where ``divided``.
-            pairs: As for `fit`.
+            unpack: Finds data, target and labels in a batch.
             seed: Of the order, where a ``DataLoader`` draws one of torch's global generator.
             divided: As for `fit`.
 
@@ -252,7 +253,7 @@ class World:
         """
         if self.size == 1:
             return loader
-        return _Parts(loader, self, pairs) if divided else _Shares(loader, self, pairs, seed)
+        return _Parts(loader, self, unpack) if divided else _Shares(loader, self, unpack, seed)
 
 
 class Share(NamedTuple):
@@ -270,8 +271,8 @@ class _Parts:
         source: The loader, whose generators tell the order.
     """
 
-    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None) -> None:
-        self._loader, self._world, self._pairs = loader, world, pairs
+    def __init__(self, loader: Iterable[Any], world: World, unpack: Unpack) -> None:
+        self._loader, self._world, self._unpack = loader, world, unpack
         self.source = loader
 
     def __len__(self) -> int:
@@ -300,9 +301,6 @@ class _Parts:
         """Cut a batch to the size of the smallest; None where one process has none left."""
         return None if batch is None or least == 0 else _rows_of(batch, slice(least))
 
-    def _unpack(self, raw: Any) -> datasets.Batch:
-        return datasets.unpack(raw, pairs=self._pairs)
-
 
 class _Shares(_Parts):
     """Goes through loaders that are the same in every process, and takes a part of every batch.
@@ -311,8 +309,8 @@ class _Shares(_Parts):
         source: The loader, or one of this process's part.
     """
 
-    def __init__(self, loader: Iterable[Any], world: World, pairs: bool | None, seed: int) -> None:
-        super().__init__(loader, world, pairs)
+    def __init__(self, loader: Iterable[Any], world: World, unpack: Unpack, seed: int) -> None:
+        super().__init__(loader, world, unpack)
         self._wholes: deque[int] = deque()  # of the batches that are on their way
         self._reads_part = False
         if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
