@@ -452,6 +452,23 @@ def test_whole_numbers_are_data_too(dtype: torch.dtype) -> None:
         torch.testing.assert_close(p.log_prob(x.to(dtype)), p.log_prob(x.float()))
 
 
+@of({name: make for name, make in MAKERS.items() if "Gaussian" not in name})
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, f64], ids=str)
+def test_a_density_asks_for_no_mean(case, dtype: torch.dtype, monkeypatch) -> None:
+    """A discretised logistic's is a sum over its levels, the base's dtype known without it."""
+    likelihood = case(3)
+    params = torch.randn(5, likelihood.num_params).to(dtype)
+    p = likelihood(params)
+    x, base = p.sample(), getattr(p, "base_dist", p)
+    if base is not p:
+        assert p._wide == base.mean.dtype  # what the values are cast to is what it computes in
+    expected = p.log_prob(x), p.expand((5,)).log_prob(x)
+    for kind in {type(p), type(base), type(getattr(base, "component_distribution", base))}:
+        monkeypatch.setattr(kind, "mean", property(lambda _: pytest.fail("asked for a mean")))
+    assert torch.equal(p.log_prob(x), expected[0])
+    assert torch.equal(p.expand((5,)).log_prob(x), expected[1])
+
+
 def test_large_counts_keep_their_digits() -> None:
     x = torch.full((1, 1), 1e5)
     exact = torch.distributions.Poisson(x.double()).log_prob(x.double()).sum(-1)

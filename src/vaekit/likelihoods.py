@@ -114,8 +114,14 @@ class Likelihood(nn.Module, ABC):
         stack: Tensor = self._shaped(params).unflatten(-n, (-1, self.shape[0]))
         return stack.movedim(-n - 1, -1)
 
-    def _observed(self, base: Distribution, values: Values, *params: Tensor) -> Observed:
-        return Observed(base, len(self.shape), values, *params)
+    def _observed(
+        self,
+        base: Distribution,
+        values: Values,
+        *params: Tensor,
+        dtype: torch.dtype | None = None,
+    ) -> Observed:
+        return Observed(base, len(self.shape), values, *params, dtype=dtype)
 
     def extra_repr(self) -> str:
         """Show the shape of one element."""
@@ -367,7 +373,7 @@ class StudentT(_LocationScale):
         df = torch.full_like(wide, self.df)
         scale = bounded(0.5 * _wide(logvar), -20, 20).exp()
         base = td.StudentT(df, wide, scale, validate_args=False)
-        return self._observed(base, _REAL, mu, logvar)
+        return self._observed(base, _REAL, mu, logvar, dtype=wide.dtype)
 
     def extra_repr(self) -> str:
         """Show the shape, the degrees of freedom, sigma, and whether it is learned."""
@@ -562,7 +568,8 @@ class Poisson(Likelihood):
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution whose rates have the parameters as their logarithms."""
         rate = bounded(_wide(self._shaped(params))).exp()
-        return self._observed(td.Poisson(rate, validate_args=False), _COUNTS, params)
+        base = td.Poisson(rate, validate_args=False)
+        return self._observed(base, _COUNTS, params, dtype=rate.dtype)
 
 
 class NegativeBinomial(Likelihood):
@@ -603,7 +610,8 @@ class NegativeBinomial(Likelihood):
     def forward(self, params: Float[Tensor, "..."]) -> Observed:
         """Return the distribution of these means and inverse dispersions."""
         log_mean, log_r = (bounded(_wide(part)) for part in self._stack(params).unbind(-1))
-        return self._observed(univariate.NegativeBinomial(log_mean, log_r), _COUNTS, params)
+        base = univariate.NegativeBinomial(log_mean, log_r)
+        return self._observed(base, _COUNTS, params, dtype=log_mean.dtype)
 
 
 class Mixed(Likelihood):

@@ -76,6 +76,8 @@ class Observed(Independent[Distribution]):
         event_ndims: How many of the last dimensions make one event.
         values: The values that data may have.
         params: The parameters as they came, which are looked through for NaN.
+        dtype: What the base computes in; that of the parameters, or single precision where that is
+            half, if None.
 
     Raises:
         ValueError: If a parameter is NaN; from ``log_prob``, if the shape does not fit or a value
@@ -92,12 +94,18 @@ class Observed(Independent[Distribution]):
     _validate_args = True  # as of `Checked`
 
     def __init__(
-        self, base: Distribution, event_ndims: int, values: Values, *params: Float[Tensor, "..."]
+        self,
+        base: Distribution,
+        event_ndims: int,
+        values: Values,
+        *params: Float[Tensor, "..."],
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(base, event_ndims)
         self.values, self._params = values, params
         # Half precision tells no grey level from the next, and no loss of 500 nats from 501.
         self._dtype = torch.promote_types(params[0].dtype, torch.float32)
+        self._wide = self._dtype if dtype is None else dtype
         if self._validate_args and _checks.eager():
             for param in params:
                 _checks.no_nan("params", param)
@@ -125,7 +133,8 @@ class Observed(Independent[Distribution]):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Observed":
         """Return the same distribution over a larger batch."""
         base = self.base_dist.expand(torch.Size(batch_shape) + self.event_shape)
-        return Observed(base, len(self.event_shape), self.values, *self._params)
+        ndims = len(self.event_shape)
+        return Observed(base, ndims, self.values, *self._params, dtype=self._wide)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw, without a gradient, of shape ``(*sample_shape, *batch, *event)``."""
@@ -140,11 +149,10 @@ class Observed(Independent[Distribution]):
         Raises:
             ValueError: If the shape does not fit, or a value lies outside the support.
         """
-        wide = self.base_dist.mean.dtype
         if not value.is_floating_point():
-            value = value.to(wide)
+            value = value.to(self._wide)
         check_inside(self, value, self.values.words, self.values.hint)
-        return sum_event(self, self._cast(self.base_dist.log_prob(value.to(wide))))
+        return sum_event(self, self._cast(self.base_dist.log_prob(value.to(self._wide))))
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self._dtype)
