@@ -1,5 +1,8 @@
+import copy
 import itertools
 import math
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vaekit as vk
-from vaekit.distributions import DiagonalGaussian, IndependentBernoulli
+from vaekit.distributions import (
+    DiagonalGaussian,
+    IndependentBernoulli,
+    Joint,
+    Mixture,
+    StandardGaussian,
+)
 from vaekit.distributions.discrete import RelaxedBernoulli, RelaxedCategorical
 
 f64 = torch.float64
@@ -249,3 +258,109 @@ class TestRelaxedBernoulli:
         refuses(NotImplementedError, relaxed.entropy, "No closed-form entropy of RelaxedBernoulli")
         gaussian = DiagonalGaussian(*torch.zeros(2, 3))
         refuses(TypeError, lambda: vk.kl_divergence(relaxed, gaussian), "prior", "binary")
+
+
+#: Temperatures and logits whose draws come to lie on 1 in single precision, often or always.
+LIKELY = [(0.5, 8.0), (0.2, 4.0), (0.2, 8.0), (0.1, 2.0), (1.0, -3.0)]
+
+
+def divergence(logit: float) -> tuple[Tensor, Tensor]:
+    """KL of a relaxed binary variable from a fair one, and its slope, by quadrature.
+
+    That of logistic variables, whatever the temperature, since it is the same for what is drawn
+    and its logit.
+    """
+    at = torch.tensor(logit, dtype=f64, requires_grad=True)
+    s = torch.linspace(-60, 60, 240_001, dtype=f64)
+    log_q, log_p = (a - s - 2 * torch.nn.functional.softplus(a - s) for a in (at, 0 * at))
+    kl = torch.trapezoid(log_q.exp() * (log_q - log_p), s)
+    (slope,) = torch.autograd.grad(kl, at)
+    return kl.detach(), slope
+
+
+def binary(logits: Tensor, temperature: float) -> RelaxedBernoulli:
+    return RelaxedBernoulli(logits, temperature)
+
+
+def of_two_classes(logits: Tensor, temperature: float) -> RelaxedCategorical:
+    both = torch.stack([logits, torch.zeros_like(logits)], -1)
+    return RelaxedCategorical(both, temperature)
+
+
+def in_columns(logits: Tensor, temperature: float) -> Joint:
+    parts = [binary(logits, temperature), StandardGaussian(logits.detach().new_zeros(logits.shape))]
+    return Joint(parts, [[1], [0]])
+
+
+def of_a_mixture(logits: Tensor, temperature: float) -> td.Distribution:
+    """Posteriors are as they are; a prior is a mixture of two alike."""
+    if logits.ndim > 1:
+        return binary(logits, temperature)
+    components = binary(logits.detach().expand(2, 1), temperature)
+    return Mixture(torch.zeros(2, dtype=logits.dtype), components)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, f64], ids=str)
+@pytest.mark.parametrize(("temperature", "logit"), LIKELY)
+@pytest.mark.parametrize("make", [binary, of_two_classes, in_columns, of_a_mixture])
+def test_likely_draws_have_their_divergence_and_its_slope(
+    make: Callable[[Tensor, float], td.Distribution],
+    temperature: float,
+    logit: float,
+    dtype: torch.dtype,
+) -> None:
+    exact, slope = divergence(logit)
+    many = torch.full((50_000, 1), logit, dtype=dtype, requires_grad=True)
+    q, p = make(many, temperature), make(torch.zeros(1, dtype=dtype), temperature)
+    z = q.rsample((2,))
+    kl = vk.kl_divergence(q, p, z=z, method="monte_carlo")
+    (gradient,) = torch.autograd.grad(kl.sum(), many)
+    assert abs(z_score(kl.detach().double(), exact)) < 5
+    assert abs(z_score(gradient.double(), slope)) < 5
+
+
+@pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
+def test_likely_draws_have_the_weights_and_slopes_of_one_draw(gradient: str) -> None:
+    exact, slope = divergence(8.0)
+    many = torch.full((50_000, 1), 8.0, requires_grad=True)
+    q, p = binary(many, 0.5), binary(torch.zeros(1), 0.5)
+    z = q.rsample((1,))
+    likelihood = vk.likelihoods.Bernoulli(1)(0 * z)  # a fair coin, whatever the code
+    loss = vk.losses.importance_weighted(
+        likelihood, q, p, torch.ones(50_000, 1), z, gradient=gradient
+    )
+    (found,) = torch.autograd.grad(loss.sum(), many)
+    assert abs(z_score(loss.detach().double(), exact + math.log(2))) < 5
+    assert abs(z_score(found.double(), slope)) < 5
+
+
+def test_likely_draws_have_their_parts_of_the_divergence() -> None:
+    """Of one posterior for all, the aggregated one is that too: the whole is the divergence."""
+    exact, _ = divergence(8.0)
+    q, p = binary(torch.full((2000, 1), 8.0), 0.5), binary(torch.zeros(1), 0.5)
+    parts = vk.losses.decompose_kl(q, p, q.rsample(), dataset_size=2000)
+    assert abs(parts.mutual_information) < 1e-4
+    assert abs(parts.total_correlation) < 1e-4
+    spread = vk.kl_divergence(q, p, method="monte_carlo").std() / 2000**0.5
+    assert abs(parts.dimension_wise_kl - exact) < 5 * spread
+
+
+@pytest.mark.parametrize("make", [binary, of_two_classes, in_columns])
+def test_densities_of_draws_and_of_copies_differ_by_rounding_alone(make) -> None:
+    q, p = make(logits(0, 5, 1), 1.0), make(logits(1, 5, 1), 1.0)
+    z = q.rsample((3,))
+    of_logits, of_values = (vk.kl_divergence(q, p, z=at, method="monte_carlo") for at in (z, +z))
+    torch.testing.assert_close(of_logits, of_values, rtol=1e-8, atol=1e-8)
+    q.rsample()  # another draw is the latest then
+    of_values = vk.kl_divergence(q, p, z=z, method="monte_carlo")
+    torch.testing.assert_close(of_logits, of_values, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [binary, of_two_classes, in_columns])
+def test_what_has_drawn_is_copied_expanded_and_pickled(make) -> None:
+    q = make(logits(0, 1, 1), 0.5)
+    getattr(q, "parts", [q])[0].logits.requires_grad_()
+    z = q.rsample((3,))
+    for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q)), q.expand((4,))):
+        expected = q.log_prob(z).expand(other.log_prob(z).shape)
+        torch.testing.assert_close(other.log_prob(z), expected)

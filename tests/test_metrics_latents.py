@@ -288,6 +288,30 @@ def test_rate_is_information_and_gap_whatever_the_latent(name: str, device: torc
     assert len(said.collapsed) == model.latent_dim
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_the_rate_of_likely_relaxed_codes_is_that_of_quadrature(
+    temperature: float, dtype: torch.dtype
+) -> None:
+    """Draws that rounding has put onto 1 say how far from it they were by their logits."""
+    x = torch.tensor([[8.0], [4.0]]).repeat(1, 4)
+    latent = vk.latents.BernoulliLatent(4, temperature)
+    model = vk.VAE(
+        vk.Encoder(nn.Identity(), latent),
+        vk.Decoder(vk.networks.mlp(4, [], 4), vk.likelihoods.Gaussian(4)),
+    ).to(dtype)
+    found = metrics.decompose_rate(model, x.to(dtype), draws=4000)
+    s = torch.linspace(-60, 60, 240_001, dtype=torch.double)
+    log_q, log_p = (a - s - 2 * nn.functional.softplus(a - s) for a in (x[:, :1].double(), 0))
+    rate = 4 * torch.trapezoid(log_q.exp() * (log_q - log_p), s).mean()
+    assert abs(found.rate.mean - rate) < 5 * found.rate.standard_error
+    rest = found.mutual_information.mean + found.aggregated_gap.mean
+    assert found.rate.mean == pytest.approx(rest, abs=1e-10)
+    assert metrics.mutual_information(model, x.to(dtype), draws=4000).nats == (
+        found.mutual_information
+    )
+
+
 @needs_zuko
 def test_a_flow_posterior_has_its_parts() -> None:
     model = vk.recipes.flow_posterior_vae(vk.likelihoods.Gaussian(4), latent_dim=2).model

@@ -1,6 +1,7 @@
 """Discrete variables whose draws let a gradient through."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,8 +12,9 @@ from torch.distributions import constraints, register_kl
 
 from vaekit import _checks
 from vaekit.distributions.bernoulli import IndependentBernoulli
+from vaekit.distributions.events import divided
 from vaekit.distributions.gaussians import refuse_gaussian
-from vaekit.distributions.supports import Reparameterized, check_inside
+from vaekit.distributions.supports import Drawn, Reparameterized, check_inside
 
 __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
 
@@ -24,6 +26,92 @@ def _gumbel(like: Tensor, sample_shape: Sequence[int]) -> Tensor:
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard + (soft - soft.detach())  # the bracket is exactly 0, but has a gradient
+
+
+def _log_odds(logits: Tensor, temperature: float, sample_shape: Sequence[int]) -> Tensor:
+    # In one draw: of two alike, aot_eager of torch 2.11 makes one, so that nothing is random.
+    one, other = _gumbel(logits, (2, *sample_shape))
+    drawn: Tensor = (logits + one - other) / temperature
+    return drawn
+
+
+def _log_odds_density(logits: Tensor, temperature: float, at: Tensor) -> Tensor:
+    score = logits - temperature * at
+    return math.log(temperature) + score - 2 * F.softplus(score)
+
+
+def _log_ratios(logits: Tensor, temperature: float, sample_shape: Sequence[int]) -> Tensor:
+    """Draw the logarithms of a point of the simplex, up to a constant for each variable."""
+    return (logits + _gumbel(logits, sample_shape)) / temperature
+
+
+def _log_ratios_density(logits: Tensor, temperature: float, at: Tensor) -> Tensor:
+    """Return the density of the differences from the last, for each variable."""
+    classes = logits.shape[-1]
+    constant = math.lgamma(classes) + (classes - 1) * math.log(temperature)
+    score = logits - temperature * at
+    by_variable: Tensor = score.sum(-1) - classes * score.logsumexp(-1) + constant
+    return by_variable
+
+
+class _LogOdds(Reparameterized):
+    """Log-odds whose sigmoids are relaxed binary variables: logistic ones, over ``(dim,)``."""
+
+    def __init__(self, logits: Tensor, temperature: float) -> None:
+        self.logits, self.temperature = logits, temperature
+        super().__init__(*divided(logits.shape, 1), validate_args=False)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return _log_odds(self.logits, self.temperature, sample_shape)
+
+    def log_prob_by_dimension(self, value: Tensor) -> Tensor:
+        return _log_odds_density(self.logits, self.temperature, value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_by_dimension(value).sum(-1)
+
+
+class _LogRatios(Reparameterized):
+    """Vectors whose softmaxes are relaxed one-hot vectors, over ``(variables * classes,)``."""
+
+    def __init__(self, logits: Tensor, temperature: float) -> None:
+        self.logits, self.temperature = logits, temperature
+        event = torch.Size([logits.shape[-2] * logits.shape[-1]])
+        super().__init__(logits.shape[:-2], event, validate_args=False)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return _log_ratios(self.logits, self.temperature, sample_shape).flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = value.unflatten(-1, self.logits.shape[-2:])
+        return _log_ratios_density(self.logits, self.temperature, each).sum(-1)
+
+
+class _Relaxed(Reparameterized):
+    """Draws that are relaxed or hard; the latest relaxed one keeps the logits it was made of."""
+
+    _flags = ("hard",)
+    _drawn: Drawn | None = None
+
+    @abstractmethod
+    def _of_logits(self) -> Reparameterized:
+        """Return the distribution of the logits that relaxed draws are made of."""
+
+    @abstractmethod
+    def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Draw; where that is relaxed, return the logits too."""
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw ``(*sample_shape, *batch, *event)``, with a gradient to the logits."""
+        value, logits = self._draw(sample_shape)
+        if logits is not None:
+            self._drawn = Drawn(value, [logits])
+        return value
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Draw as `rsample` does, without a gradient."""
+        return self._draw(sample_shape)[0]
 
 
 class _OneHots(constraints.Constraint):
@@ -44,7 +132,7 @@ class _OneHots(constraints.Constraint):
         return inside.all(-1)
 
 
-class RelaxedCategorical(Reparameterized):
+class RelaxedCategorical(_Relaxed):
     r"""Independent categorical variables as one-hot vectors side by side, relaxed or hard.
 
     .. math:: y = \operatorname{softmax}\!\big( (\log \pi + g) / \tau \big),
@@ -60,8 +148,10 @@ class RelaxedCategorical(Reparameterized):
 
     The divergence between two of these is that between the categoricals, in closed form, relaxed
     or not. It is *not* the divergence between Concrete densities, which the Monte Carlo estimate
-    of `vaekit.kl_divergence` gives where both are relaxed. A relaxed draw that rounding has put
-    onto the simplex's edge has the density of the nearest number above 0.
+    of `vaekit.kl_divergence` gives where both are relaxed. A relaxed value that rounding has put
+    onto the simplex's edge has the density of the nearest number above 0, so that differences of
+    log-densities of such are biased: the losses take those of the latest draw of ``rsample`` by the
+    logits that it was made of, which are kept.
 
     Args:
         logits: The log-odds of the classes, up to a constant for each variable.
@@ -88,8 +178,6 @@ class RelaxedCategorical(Reparameterized):
         E. Jang, S. Gu and B. Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017,
         sections 2.1 and 2.2.
     """
-
-    _flags = ("hard",)
 
     def __init__(
         self,
@@ -133,10 +221,15 @@ class RelaxedCategorical(Reparameterized):
         """The variances of the one-hot vectors' entries."""
         return self.mean * (1 - self.mean)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Draw ``(*sample_shape, *batch, variables * classes)``, with a gradient to the logits."""
-        y = ((self.logits + _gumbel(self.logits, sample_shape)) / self.temperature).softmax(-1)
-        return (_straight_through(_one_hot(y), y) if self.hard else y).flatten(-2)
+    def _of_logits(self) -> _LogRatios:
+        return _LogRatios(self.logits, self.temperature)
+
+    def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        logits = _log_ratios(self.logits, self.temperature, sample_shape)
+        y = logits.softmax(-1)
+        if self.hard:
+            return _straight_through(_one_hot(y), y).flatten(-2), None
+        return y.flatten(-2), logits.flatten(-2)
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability, or the logarithm of the Concrete density, in nats.
@@ -152,12 +245,9 @@ class RelaxedCategorical(Reparameterized):
         each: Tensor = value.unflatten(-1, self.logits.shape[-2:])
         if self.hard:
             return (each * self.log_probs).sum((-2, -1))
-        classes, temperature = self.logits.shape[-1], self.temperature
         log_y = each.clamp_min(torch.finfo(each.dtype).tiny).log()
-        constant = math.lgamma(classes) + (classes - 1) * math.log(temperature)
-        score = self.logits - temperature * log_y
-        by_variable: Tensor = (score - log_y).sum(-1) - classes * score.logsumexp(-1)
-        return (by_variable + constant).sum(-1)
+        of_ratios = _log_ratios_density(self.logits, self.temperature, log_y)
+        return (of_ratios - log_y.sum(-1)).sum(-1)
 
     def entropy(self) -> Float[Tensor, "..."]:
         """Entropy of the hard variables in nats, ``(*batch,)``; the relaxed ones' has no form."""
@@ -165,7 +255,7 @@ class RelaxedCategorical(Reparameterized):
         return -(self.logits.softmax(-1) * self.log_probs).sum((-2, -1))
 
 
-class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
+class RelaxedBernoulli(_Relaxed, IndependentBernoulli):
     r"""Independent binary variables, relaxed or hard, in the manner of `RelaxedCategorical`.
 
     .. math:: y = \operatorname{sigmoid}\!\big( (\text{logit}\, \pi + l) / \tau \big),
@@ -174,7 +264,10 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
     Relaxed, a draw is y, between 0 and 1, and the density is the binary Concrete one; hard, a draw
     is 0 or 1, as y lies below or above a half, with the gradient of y (straight-through, biased),
     and ``log_prob`` is the Bernoulli's. The divergence between two of these is that between the
-    Bernoullis. A relaxed draw within rounding of 0 or 1 has the density of that distance.
+    Bernoullis. A relaxed value within rounding of 0 or 1 has the density of that distance. Below 1
+    that is seldom small enough, in single precision from a logit of about 8 at the temperature 0.5,
+    so that differences of log-densities of such values are biased: the losses take those of the
+    latest draw of ``rsample`` by the logits that it was made of, which are kept.
 
     Args:
         logits: The log-odds of a one.
@@ -198,8 +291,6 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         C. J. Maddison, A. Mnih and Y. W. Teh, *The Concrete Distribution*, 2017, appendix B.
     """
 
-    _flags = ("hard",)
-
     def __init__(
         self,
         logits: Float[Tensor, "*batch dim"],
@@ -219,12 +310,15 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         values = constraints.boolean if self.hard else constraints.unit_interval
         return constraints.independent(values, 1)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
-        """Draw ``(*sample_shape, *batch, dim)``, with a gradient to the logits."""
-        # In one draw: of two alike, aot_eager of torch 2.11 makes one, so that nothing is random.
-        one, other = _gumbel(self.logits, (2, *sample_shape))
-        y = ((self.logits + one - other) / self.temperature).sigmoid()
-        return _straight_through((y > 0.5).to(y.dtype), y) if self.hard else y
+    def _of_logits(self) -> _LogOdds:
+        return _LogOdds(self.logits, self.temperature)
+
+    def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        logits = _log_odds(self.logits, self.temperature, sample_shape)
+        y = logits.sigmoid()
+        if self.hard:
+            return _straight_through((y > 0.5).to(y.dtype), y), None
+        return y, logits
 
     def log_prob_by_dimension(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability or log-density of each dimension by itself, in nats; see `log_prob`."""
@@ -234,8 +328,7 @@ class RelaxedBernoulli(Reparameterized, IndependentBernoulli):
         numbers = torch.finfo(value.dtype)
         y = value.clamp(numbers.tiny, 1 - numbers.eps)
         log_one, log_zero = y.log(), (-y).log1p()
-        score = self.logits - self.temperature * (log_one - log_zero)
-        of_logit = math.log(self.temperature) + score - 2 * F.softplus(score)
+        of_logit = _log_odds_density(self.logits, self.temperature, log_one - log_zero)
         return of_logit - log_one - log_zero
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

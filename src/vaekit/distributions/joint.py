@@ -1,7 +1,7 @@
 """Independent distributions side by side."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,8 +11,11 @@ from torch.distributions import Distribution, constraints, kl_divergence, regist
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value, log_prob_by_dimension
 from vaekit.distributions.gaussians import DiagonalGaussian
+from vaekit.distributions.supports import Drawn
 
 __all__ = ["Joint"]
+
+_T = TypeVar("_T")
 
 
 class Joint(Checked):
@@ -58,6 +61,7 @@ class Joint(Checked):
         self.layout = self._sizes if self.columns is None else None  # as of a Chain
         self.has_rsample = all(part.has_rsample for part in self.parts)
         event = torch.Size([sum(self._sizes)])
+        self._drawn: Drawn | None = None
         super().__init__(self.parts[0].batch_shape, event, validate_args=False)
 
     def __repr__(self) -> str:
@@ -98,7 +102,10 @@ class Joint(Checked):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw ``(*sample_shape, *batch, dim)``, with the gradients of the parts."""
-        return self._joined([part.rsample(torch.Size(sample_shape)) for part in self.parts])
+        pieces = [part.rsample(torch.Size(sample_shape)) for part in self.parts]
+        value = self._joined(pieces)
+        self._drawn = Drawn(value, pieces)
+        return value
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
@@ -138,6 +145,11 @@ class Joint(Checked):
         """Put the parts' values into their places."""
         whole = torch.cat(pieces, -1)
         return whole if self._order is None else whole[..., self._order]
+
+    def _in_place(self, pieces: Sequence[Sequence[_T]]) -> list[_T]:
+        """Put what each part has for each of its dimensions into their places."""
+        whole = [each for piece in pieces for each in piece]
+        return whole if self._order is None else [whole[place] for place in self._order]
 
 
 class _EndToEnd(constraints.Constraint):

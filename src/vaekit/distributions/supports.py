@@ -13,7 +13,25 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from vaekit import _checks
 from vaekit.distributions.events import Checked, check_value
 
-__all__ = ["Reparameterized", "check_comparable", "check_inside", "innermost", "refuse"]
+__all__ = [
+    "Drawn",
+    "Reparameterized",
+    "check_comparable",
+    "check_inside",
+    "innermost",
+    "refuse",
+]
+
+
+class Drawn(NamedTuple):
+    """A draw, and what it was made of. No plain tuple, so that `mapped` leaves it as it is."""
+
+    value: Tensor
+    made_of: list[Tensor]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Stay behind where the distribution is copied or pickled: None comes in its place."""
+        return type(None), ()
 
 
 class Reparameterized(Checked):

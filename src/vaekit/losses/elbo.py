@@ -18,6 +18,7 @@ from vaekit.distributions import (
     log_prob_by_dimension,
 )
 from vaekit.distributions.supports import check_comparable
+from vaekit.distributions.unrounded import unrounded
 from vaekit.losses.rows import by_rows
 
 __all__ = [
@@ -114,7 +115,10 @@ def kl_divergence(
     .. math:: \tfrac{1}{2} \sum_j \left( \mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1 \right)
 
     The closed form is used where torch's registry has it, and is exact; elsewhere the expectation
-    is the mean over the draws ``z``, unbiased, and may fall below 0.
+    is the mean over the draws ``z``, unbiased, and may fall below 0. Of relaxed discrete variables
+    that is so where ``z`` is the posterior's latest draw, as of a forward pass, whose logits it
+    keeps: rounding puts draws onto 1, or the simplex's edge, and what their densities were is lost
+    to a copy or a piece of ``z``.
 
     Args:
         posterior: :math:`q(z \mid x)`; or ``mu``.
@@ -165,6 +169,7 @@ def kl_divergence(
     _checks.require(z.ndim <= 1 + len(shape), "z", what, tuple(z.shape))
     if _checks.eager():
         _checks.no_nan("z", z)
+    z, (q, p) = unrounded(z, q, p)
     return over_draws(q.log_prob(z) - p.log_prob(z), len(q.batch_shape))
 
 
@@ -245,8 +250,10 @@ def total_correlation(
         left over; these are their symmetric form, in which all others share it. S. Watanabe,
         *Information Theoretical Analysis of Multivariate Correlation*, 1960.
     """
+    exact = [] if dataset_posterior is None else [dataset_posterior]
+    z, (posterior, *exact) = unrounded(z, posterior, *exact)
     joint, by_dimension = _aggregate_log_densities(
-        posterior, z, estimator, dataset_size, dataset_posterior
+        posterior, z, estimator, dataset_size, next(iter(exact), None)
     )
     return (joint - by_dimension.sum(-1)).mean()
 
@@ -313,6 +320,9 @@ def decompose_kl(
     check_comparable(posterior, prior)
     what, batch = "one for all elements, without a batch", prior.batch_shape
     _checks.require(batch.numel() == 1, "prior", what, f"batch {tuple(batch)}")
+    exact = [] if dataset_posterior is None else [dataset_posterior]
+    z, (posterior, prior, *exact) = unrounded(z, posterior, prior, *exact)
+    dataset_posterior = next(iter(exact), None)
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
     )

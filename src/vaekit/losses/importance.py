@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from vaekit import _checks
 from vaekit.distributions.detach import detached
 from vaekit.distributions.supports import check_comparable
+from vaekit.distributions.unrounded import unrounded
 from vaekit.losses.elbo import reconstruction
 from vaekit.losses.penalties import check_traced
 
@@ -174,10 +175,11 @@ def importance_weighted(
         Reparameterized Gradient Estimators for Monte Carlo Objectives*, 2019, equation 8.
     """
     check_gradient(gradient, alpha)
+    at, (posterior, prior) = unrounded(z, posterior, prior)
     if gradient != "standard":
         posterior = detached(posterior)
-    log_ratio = _log_ratio(posterior, prior, z)
-    if gradient != "standard" and posterior.log_prob(z[0].detach()).requires_grad:
+    log_ratio = _log_ratio(posterior, prior, at)
+    if gradient != "standard" and posterior.log_prob(at[0].detach()).requires_grad:
         what = "'standard', since the posterior's parameters cannot be held fixed"
         raise TypeError(_checks.expected("gradient", what, repr(gradient)))
     cost = reconstruction(likelihood, x)
@@ -189,8 +191,9 @@ def importance_weighted(
         # would change other terms' gradients too; this adds what lacks, and 0 to the value.
         weights = log_weights.detach().unflatten(0, (groups, -1)).softmax(1).flatten(0, 1)
         lacking = weights * (1 - weights) / groups
-        slope = _slope(lacking * log_ratio, z) - _slope(lacking * cost, z, "likelihood")
-        surrogate = (slope * z).flatten(2).sum((0, 2))
+        slope = _slope(lacking * log_ratio, at)
+        of_cost = _slope(lacking * cost, z, "likelihood")
+        surrogate = (slope * at - of_cost * z).flatten(2).sum((0, 2))
         loss = loss + (surrogate - surrogate.detach())
     return loss
 
@@ -207,6 +210,7 @@ def _log_ratio(posterior: Distribution, prior: Distribution, z: Tensor) -> Tenso
     hint = "model(x, samples=K) draws them."
     _checks.require(z.ndim == len(shape) + 1, "z", what, tuple(z.shape), hint)
     check_comparable(posterior, prior)
+    z, (posterior, prior) = unrounded(z, posterior, prior)
     return prior.log_prob(z) - posterior.log_prob(z)
 
 

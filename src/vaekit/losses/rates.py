@@ -20,6 +20,7 @@ from vaekit.distributions import (
     log_prob_by_dimension,
 )
 from vaekit.distributions.supports import check_comparable
+from vaekit.distributions.unrounded import unrounded
 from vaekit.losses.elbo import KLMethod, _posterior_and_prior, kl_divergence, over_draws
 
 __all__ = ["balanced_kl", "capacity", "free_bits", "kl_by_dimension", "kl_by_group"]
@@ -228,6 +229,7 @@ def _by_dimension(
     check_comparable(q, p)
     if z is None:
         z = q.rsample()
+    z, (q, p) = unrounded(z, q, p)
     difference = log_prob_by_dimension(q, z, "posterior") - log_prob_by_dimension(p, z, "prior")
     return over_draws(difference, len(q.batch_shape) + 1)
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from vaekit import _checks, losses
 from vaekit.distributions import DiagonalGaussian, log_prob_by_dimension
 from vaekit.distributions.supports import check_comparable
+from vaekit.distributions.unrounded import by_logits
 from vaekit.metrics.likelihood import batches_of, wide
 from vaekit.metrics.means import Mean, described, mean_of
 from vaekit.networks import takes_context, with_context
@@ -329,7 +330,7 @@ def mutual_information(
     """
     with measuring(model, seed) as device:
         posteriors = _posteriors(model, data, batch_size, device)
-        return _information(_drawn(posteriors, draws, chunk))
+        return _information(_drawn(by_logits(*posteriors), draws, chunk))
 
 
 def aggregated_posterior_gap(
@@ -510,7 +511,7 @@ def posterior_collapse(
             if by_dimension is not None:
                 parts.append(by_dimension.cpu())
         units = _active(means, threshold)
-        information = _information(_drawn(posteriors, draws, chunk))
+        information = _information(_drawn(by_logits(*posteriors), draws, chunk))
         codes, start = torch.cat(drawn), 0
         others = codes[_another(len(codes))]
         for x, target, context in batches_of(model, data, batch_size, device):
@@ -557,6 +558,7 @@ def _rate(
         posteriors = _posteriors(model, data, batch_size, device)
         prior = with_context(model.prior, None)
         check_comparable(posteriors[0], prior)
+        *posteriors, prior = by_logits(*posteriors, prior)
         codes = _drawn(posteriors, draws, chunk, parts=parts)
         pieces = codes.z.split(chunk)
         log_prior = torch.cat([wide(prior.log_prob(z)).cpu() for z in pieces])
