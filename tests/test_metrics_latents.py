@@ -385,6 +385,19 @@ def test_what_shuffling_costs_is_what_it_costs() -> None:
     assert abs(found.mean - WIDE.var().item()) < 4 * found.standard_error
 
 
+def test_the_error_of_what_shuffling_costs_is_that_of_other_data() -> None:
+    """Every element is in two terms: by itself, and as the one whose code another one got."""
+    n = 20_000
+    x = torch.randn(n, 1, dtype=f64, generator=torch.Generator().manual_seed(0))
+    found = metrics.posterior_collapse(listening(), x, draws=10).shuffling
+    # Of w^2 / 2 - e^2 / 2, where w = x - x' - e' has a variance of 2.01 and e one of 0.01; the next
+    # w is x' - x'' - e'', and Cov(w^2, w'^2) = 2 Cov(w, w')^2 = 2.
+    variance, covariance = (2 * 2.01**2 + 2 * 0.01**2) / 4, 2 / 4
+    exact = math.sqrt((variance + 2 * covariance) / n)
+    assert found.standard_error == pytest.approx(exact, rel=0.05)
+    assert abs(found.mean - 1) < 4 * exact
+
+
 def test_whole_collapse_and_none_are_told_apart() -> None:
     whole = metrics.posterior_collapse(listening(gain=0.0, weight=0.0), WIDE)
     assert whole.verdict == "wholly"

@@ -129,7 +129,8 @@ class PosteriorCollapse(NamedTuple):
             by dimension.
         mutual_information: What the codes tell about the element that they are of.
         shuffling: By how many nats reconstruction gets worse where each element is decoded from
-            another's code.
+            another's code. Each element is in two of these differences, by itself and by its code;
+            the standard error is that of the mean of such.
         threshold: Of the variance.
         kl_threshold: Of the divergence, in nats.
     """
@@ -513,7 +514,8 @@ def posterior_collapse(
         units = _active(means, threshold)
         information = _information(_drawn(by_logits(*posteriors), draws, chunk))
         codes, start = torch.cat(drawn), 0
-        others = codes[_another(len(codes))]
+        another = _another(len(codes))
+        others = codes[another]
         for x, target, context in batches_of(model, data, batch_size, device):
             own, other = model.encode(x, context).rsample(), others[start : start + len(x)]
             right, wrong = (
@@ -531,7 +533,7 @@ def posterior_collapse(
         mean_of(torch.cat(totals)),
         found,
         information,
-        mean_of(torch.cat(worse)),
+        _mean_along(torch.cat(worse), another),
         threshold,
         kl_threshold,
     )
@@ -688,6 +690,20 @@ def _another(n: int) -> Tensor:
     """Give each of n elements another one at random: the next along a ring of all."""
     ring = torch.randperm(n)
     return torch.empty_like(ring).scatter_(0, ring, ring.roll(1))
+
+
+def _mean_along(values: Tensor, another: Tensor) -> Mean:
+    """Take the mean of values each of an element and another one, by which it is tied to that's.
+
+    The terms are dependent on the next along the ring, and on no other: the variance of the mean is
+    :math:`(g_0 + 2 g_1) / N`, of the variance of a term and its covariance with the next. That is
+    not let count below 0, as it may be estimated where the elements are few.
+    """
+    values = values.double()
+    mean, error = mean_of(values)
+    centred = values - values.mean()
+    covariance = (centred * centred[another]).mean().clamp_min(0).item()
+    return Mean(mean, math.sqrt(error**2 + 2 * covariance / len(values)))
 
 
 def _listed(items: Sequence[object], at_most: int = 10) -> str:
