@@ -13,7 +13,7 @@ from torch import Tensor
 
 import vaekit as vk
 from vaekit import losses
-from vaekit.distributions import DiagonalGaussian, StandardGaussian
+from vaekit.distributions import DiagonalGaussian, Joint, RelaxedBernoulli, StandardGaussian
 
 f64 = torch.float64
 
@@ -122,6 +122,29 @@ class TestKLByDimension:
         torch.testing.assert_close(losses.kl_by_dimension(q, laplace, z=z[0]), by_hand[0])
         full = td.MultivariateNormal(torch.zeros(3, dtype=f64), torch.eye(3, dtype=f64))
         refuses(TypeError, lambda: losses.kl_by_dimension(q, full), "prior", "independent")
+
+    @pytest.mark.parametrize("columns", [None, [[3, 0], [1, 4, 2]]])
+    @pytest.mark.parametrize("gaussian", [False, True])
+    def test_of_a_product_each_part_has_its_closed_form(self, columns, gaussian) -> None:
+        """That of each binary variable is a sum over 0 and 1, that of each Gaussian known."""
+        mu, eta = (torch.randn(4, n, dtype=f64) for n in (2, 3))
+        q = Joint([DiagonalGaussian(mu, mu), RelaxedBernoulli(eta)], columns)
+        fair = StandardGaussian(torch.zeros(2).double()), RelaxedBernoulli(torch.zeros(3).double())
+        p: td.Distribution = Joint(fair, columns)
+        pi = torch.stack([eta.sigmoid(), (-eta).sigmoid()])
+        second = (pi * (2 * pi).log()).sum(0)
+        if gaussian:  # against a prior that is no product
+            q, p = Joint([DiagonalGaussian(mu, mu), DiagonalGaussian(eta, 0 * eta)], columns), None
+            second = eta.square() / 2
+        first = (mu.exp() + mu.square() - mu - 1) / 2
+        exact = torch.empty(4, 5, dtype=f64)
+        for places, part in zip(columns or [[0, 1], [2, 3, 4]], (first, second), strict=True):
+            exact[:, places] = part
+        for z in (None, q.rsample(), q.rsample((3,))):
+            found = losses.kl_by_dimension(q, p, z=z)
+            torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
+        total = vk.kl_divergence(q, p)
+        torch.testing.assert_close(found.sum(-1), total, rtol=1e-10, atol=1e-10)
 
 
 def _chains(kind: str) -> tuple[td.Distribution, td.Distribution]:

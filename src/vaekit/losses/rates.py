@@ -34,7 +34,9 @@ def kl_by_dimension(
     .. math:: \operatorname{KL}\left( q(z_j \mid x) \,\|\, p(z_j) \right)
 
     The closed form where torch's registry has one, and then exact; elsewhere the unbiased mean over
-    the draws ``z``. The sum over the dimensions is `kl_divergence`.
+    the draws ``z``. Of a `vaekit.distributions.Joint` each part has its own. The sum over the
+    dimensions is `kl_divergence`, unless that is estimated for a product that has a relaxed part:
+    it takes all parts by their densities then, and here only those are without a closed form.
 
     Args:
         posterior: :math:`q(z \mid x)`, whose dimensions are independent.
@@ -222,6 +224,12 @@ def balanced_kl(
 def _by_dimension(
     q: Distribution, p: Distribution, z: Tensor | None, method: KLMethod | None = None
 ) -> Tensor:
+    if isinstance(q, Joint) and method is None:
+        parts = _alike(q, p)
+        if parts is not None:
+            pieces = [None] * len(parts) if z is None else q.split(z)
+            each = [_by_dimension(*three) for three in zip(q.parts, parts, pieces, strict=True)]
+            return q._joined(each)
     one, other = _univariate(q), _univariate(p)
     if one is not None and other is not None and method is None:
         with suppress(NotImplementedError):
@@ -293,6 +301,17 @@ def _divided(
         pairs = zip(mus, logvars, strict=True)
         return [DiagonalGaussian(mu, logvar, validate_args=False) for mu, logvar in pairs]
     return None
+
+
+def _alike(q: Joint, p: Distribution) -> list[Distribution] | None:
+    """Divide a prior as a joint posterior is, in columns too; None if unknown."""
+    if isinstance(p, Joint):
+        return p.parts if (p._sizes, p.columns) == (q._sizes, q.columns) else None
+    one = _univariate(p)
+    if not isinstance(one, DiagonalGaussian):
+        return None
+    pairs = zip(q.split(one.mu), q.split(one.logvar.expand_as(one.mu)), strict=True)
+    return [DiagonalGaussian(mu, logvar, validate_args=False) for mu, logvar in pairs]
 
 
 def _univariate(distribution: Distribution) -> Distribution | None:
