@@ -110,6 +110,20 @@ class TestPowerSpherical:
         assert total.isfinite()
         assert torch.autograd.grad(total, kappa)[0].isfinite().all()
 
+    @pytest.mark.parametrize("concentration", [1.0, 1e4, 1e5, 1e6])
+    @pytest.mark.parametrize("dim", [2, 3, 64])
+    def test_densities_of_draws_in_float32_keep_their_digits(
+        self, dim: int, concentration: float
+    ) -> None:
+        mu = spherical(0, dim, concentration).direction.float()
+        q = PowerSpherical(mu, torch.tensor([concentration]))
+        z = q.sample((2000,))
+        x, axis = (torch.nn.functional.normalize(v.double(), dim=-1) for v in (z, mu))
+        # log(1 + cosine), by the formula in double precision; the constant is that of the mode.
+        exact = concentration * (0.5 + 0.5 * (x * axis).sum(-1)).log()
+        found = q.log_prob(z).double() - q.log_prob(mu).double()
+        assert (found - exact).square().mean().sqrt() < 2e-5
+
     @given(dim=st.integers(2, 100), concentration=concentrations)
     def test_kl_from_the_uniform_is_zero_without_concentration_and_positive_with(
         self, dim: int, concentration: float
