@@ -179,6 +179,19 @@ class TestRelaxedCategorical:
         refuses(TypeError, lambda: vk.kl_divergence(hard, gaussian), "prior", "categorical")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("classes", [2, 4, 50])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_relaxed_draws_of_any_precision_are_taken(
+    dtype: torch.dtype, classes: int, temperature: float, refuses
+) -> None:
+    q = RelaxedCategorical(logits(0, 500, 3, classes).to(dtype), temperature)
+    z = q.sample()
+    assert q.log_prob(z).isfinite().all()
+    refuses(ValueError, lambda: q.log_prob(z * 0.5), "x", "simplex")
+    refuses(ValueError, lambda: q.log_prob(z - 0.1), "x", "simplex")
+
+
 class TestRelaxedBernoulli:
     @given(seed=seeds, batch=batches, temperature=temperatures)
     def test_relaxed_it_is_torchs_binary_concrete_density(

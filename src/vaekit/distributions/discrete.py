@@ -14,7 +14,7 @@ from vaekit import _checks
 from vaekit.distributions.bernoulli import IndependentBernoulli
 from vaekit.distributions.events import divided
 from vaekit.distributions.gaussians import refuse_gaussian
-from vaekit.distributions.supports import Drawn, Reparameterized, check_inside
+from vaekit.distributions.supports import Drawn, Reparameterized, check_inside, single
 
 __all__ = ["RelaxedBernoulli", "RelaxedCategorical"]
 
@@ -126,7 +126,8 @@ class _OneHots(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         each: Tensor = value.unflatten(-1, (-1, self.classes))
-        inside = (each >= 0).all(-1) & ((each.sum(-1) - 1).abs() < 1e-4)
+        error = max(1e-4, self.classes * torch.finfo(value.dtype).eps)  # of half precision's parts
+        inside = (each >= 0).all(-1) & ((single(each).sum(-1) - 1).abs() < error)
         if self.is_discrete:
             inside = inside & (each.amax(-1) == 1)
         return inside.all(-1)

@@ -11,7 +11,7 @@ from torch.distributions import Dirichlet, constraints, register_kl
 
 from vaekit import _checks
 from vaekit.distributions.gaussians import refuse_gaussian
-from vaekit.distributions.supports import Reparameterized, check_inside
+from vaekit.distributions.supports import Reparameterized, check_inside, single
 
 __all__ = ["PowerSpherical", "UniformSphere"]
 
@@ -23,12 +23,7 @@ class _Sphere(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         error = max(1e-3, 4 * torch.finfo(value.dtype).eps)  # of half precision's coordinates
-        return (_single(value).square().sum(-1) - 1).abs() < error
-
-
-def _single(value: Tensor) -> Tensor:
-    """Widen half precision, in which sums lose digits and torch draws no Dirichlet variables."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+        return (single(value).square().sum(-1) - 1).abs() < error
 
 
 class PowerSpherical(Reparameterized):
@@ -123,7 +118,7 @@ class PowerSpherical(Reparameterized):
         """Draw ``(*sample_shape, *batch, dim)``, with a gradient to direction and concentration."""
         beta = torch.full_like(self.concentration, self._beta)
         both = torch.stack([beta + self.concentration, beta], -1)
-        halves = Dirichlet(_single(both), validate_args=False).rsample(torch.Size(sample_shape))
+        halves = Dirichlet(single(both), validate_args=False).rsample(torch.Size(sample_shape))
         near, far = halves.to(both.dtype).unbind(-1)
         tiny = torch.finfo(near.dtype).tiny
         side = 2 * (near.clamp_min(tiny) * far.clamp_min(tiny)).sqrt()  # sqrt(1 - t^2)

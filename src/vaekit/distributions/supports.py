@@ -20,6 +20,7 @@ __all__ = [
     "check_inside",
     "innermost",
     "refuse",
+    "single",
 ]
 
 
@@ -51,6 +52,11 @@ class Reparameterized(Checked):
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
         """Draw as `rsample` does, without a gradient."""
         return self.rsample(torch.Size(sample_shape)).detach()  # a point is drawn as it is
+
+
+def single(value: Tensor) -> Tensor:
+    """Widen half precision, in which sums lose digits and torch draws no Dirichlet variables."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def check_inside(
