@@ -1,6 +1,7 @@
 """Metrics of likelihood, held to the linear-Gaussian model, whose log p(x) is exact."""
 
 import math
+import statistics
 import weakref
 from collections.abc import Callable
 
@@ -164,12 +165,15 @@ def test_the_estimates_equal_plain_sums_over_the_same_draws(linear: Linear) -> N
             pairs.append((density + prior - own, density))
         return pairs
 
+    variances = []  # of each mean weight, relative to it
     for i in range(3):
         weights = [math.exp(log_weight) for log_weight, _ in plain(torch.cat(drawn[:3]), i)]
         assert len(weights) == 8
         assert found.by_element[i].item() == pytest.approx(-math.log(sum(weights) / 8), rel=1e-12)
         effective = sum(weights) ** 2 / sum(w * w for w in weights)
         assert found.effective_samples[i].item() == pytest.approx(effective, rel=1e-12)
+        variances.append(statistics.variance(weights) / 8 / statistics.mean(weights) ** 2)
+    assert found.monte_carlo_error == pytest.approx(sum(variances) ** 0.5 / 3, rel=1e-10)
     values = found.by_element.tolist()
     spread = (sum((v - sum(values) / 3) ** 2 for v in values) / 2 / 3) ** 0.5
     assert found.nats == pytest.approx((sum(values) / 3, spread))

@@ -561,7 +561,10 @@ def _negative(model: VAE, values: Tensor, effective: Tensor, samples: int) -> Ne
     bits = None
     if getattr(likelihood, "discrete", False):
         bits = mean_of(likelihood.bits_per_dimension(values))  # type: ignore[union-attr]
-    # Of the mean weight, relative to it: that of the logarithm, to the first order.
-    variances = (1 / effective - 1 / samples).clamp(min=0)
-    error = math.sqrt(variances.sum().item()) / len(values) if samples > 1 else math.nan
+    # Of the mean weight, relative to it: that of the logarithm, to the first order. The variance of
+    # the weights is the unbiased one.
+    error = math.nan
+    if samples > 1:
+        variances = (1 / effective - 1 / samples).clamp(min=0) * (samples / (samples - 1))
+        error = math.sqrt(variances.sum().item()) / len(values)
     return NegativeLogLikelihood(mean_of(values), bits, values, effective, error)
