@@ -235,6 +235,16 @@ class TestKullbackLeibler:
         theirs = td.kl_divergence(td.Bernoulli(logits=a), td.Bernoulli(logits=b)).sum(-1)
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
+    def test_of_bernoullis_in_float32_it_is_the_sum_over_both_values(self) -> None:
+        ends = torch.tensor([-1e4, -40.0, -20.0, -15.0, -3.0, 0.0, 0.5, 8.0, 15.0, 20.0, 40.0, 1e4])
+        a, b = torch.cartesian_prod(ends, ends)[..., None].unbind(1)
+        q, p = IndependentBernoulli(a), IndependentBernoulli(b)
+        sides = torch.tensor([1.0, -1.0], dtype=f64)  # log P(x) is that of a logit or its opposite
+        log_q, log_p = (torch.nn.functional.logsigmoid(side * sides) for side in (a, b))
+        exact = (log_q.exp() * (log_q - log_p)).sum(-1)
+        found = td.kl_divergence(q, p).double()
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-12)
+
     def test_where_there_is_no_closed_form_torch_hears_of_it(self) -> None:
         student = td.Independent(td.StudentT(torch.full((2,), 4.0)), 1)
         with pytest.raises(NotImplementedError):

@@ -196,9 +196,10 @@ def _product_of_right(logits: Tensor, signs: Tensor, event_ndims: int) -> Tensor
 
 
 def _kl_bernoulli_bernoulli(q: IndependentBernoulli, p: IndependentBernoulli) -> Tensor:
-    cross = F.softplus(p.logits) - q.mean * p.logits
-    own = F.softplus(q.logits) - q.mean * q.logits
-    return sum_event(q, cross - own)
+    # By the logarithm of each probability and its ratio, of which each has all its digits.
+    one = F.softplus(-p.logits) - F.softplus(-q.logits)
+    zero = F.softplus(p.logits) - F.softplus(q.logits)
+    return sum_event(q, q.mean * one + (-q.logits).sigmoid() * zero)
 
 
 register_kl(IndependentBernoulli, IndependentBernoulli)(_kl_bernoulli_bernoulli)
