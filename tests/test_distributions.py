@@ -140,6 +140,15 @@ class TestDiagonalGaussian:
         torch.testing.assert_close(q.expand((5,)).log_prob(q.mu), q.log_prob(q.mu).expand(5))
         torch.testing.assert_close(q.tempered(0.5).stddev, 0.5 * q.stddev)
 
+    @pytest.mark.parametrize("logvar", [-1e4, -60.0, -40.5, -39.5, 3.0, 39.5, 41.0, 60.0, 1e4])
+    @pytest.mark.parametrize("temperature", [0.01, 0.5, 1.0, 3.0])
+    def test_tempered_beyond_the_bound_too(self, logvar: float, temperature: float) -> None:
+        q = DiagonalGaussian(*torch.tensor([[0.0], [logvar]], dtype=f64))
+        cooler = q.tempered(temperature)
+        for each in (cooler, cooler.expand((4,)), cooler.tempered(1.0)):
+            exact = (temperature * q.stddev).expand_as(each.stddev)
+            torch.testing.assert_close(each.stddev, exact, rtol=1e-9, atol=0)
+
     @pytest.mark.parametrize("quantity", ["rsample", "log_prob", "kl", "entropy"])
     def test_gradcheck(self, quantity: str) -> None:
         mu = torch.randn(3, 2, dtype=f64, requires_grad=True)
@@ -234,6 +243,19 @@ class TestKullbackLeibler:
         mine = td.kl_divergence(IndependentBernoulli(a), IndependentBernoulli(b))
         theirs = td.kl_divergence(td.Bernoulli(logits=a), td.Bernoulli(logits=b)).sum(-1)
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("sigma", [1e-16, 1e-12, 1e-8, 1.0, 1e8, 1e12])
+    def test_of_torchs_normals_it_is_torchs_whatever_their_scale(self, sigma: float) -> None:
+        mu = torch.tensor([[0.5, -2.0]], dtype=f64)
+        q, p = td.Independent(td.Normal(mu, sigma), 1), td.Independent(td.Normal(0 * mu, 1.0), 1)
+        standard = StandardGaussian(torch.zeros(2, dtype=f64))
+        exact = td.kl_divergence(q, p)
+        torch.testing.assert_close(td.kl_divergence(q, standard), exact, rtol=1e-10, atol=0)
+        by_dimension = vk.losses.kl_by_dimension(q, standard)
+        torch.testing.assert_close(by_dimension.sum(-1), exact, rtol=1e-10, atol=0)
+        back = td.kl_divergence(DiagonalGaussian(mu, 0 * mu), q)
+        exact = td.kl_divergence(td.Independent(td.Normal(mu, 1.0), 1), q)
+        torch.testing.assert_close(back, exact, rtol=1e-10, atol=0)
 
     def test_of_bernoullis_in_float32_it_is_the_sum_over_both_values(self) -> None:
         ends = torch.tensor([-1e4, -40.0, -20.0, -15.0, -3.0, 0.0, 0.5, 8.0, 15.0, 20.0, 40.0, 1e4])

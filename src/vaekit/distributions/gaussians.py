@@ -22,7 +22,7 @@ from vaekit import _checks
 from vaekit.distributions.events import check_value, divided, sum_event
 from vaekit.distributions.supports import Reparameterized, check_comparable, refuse
 
-__all__ = ["DiagonalGaussian", "StandardGaussian", "refuse_gaussian"]
+__all__ = ["DiagonalGaussian", "StandardGaussian", "of_normal", "refuse_gaussian"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _LOGVAR_BOUND = 40.0
@@ -35,6 +35,16 @@ def tame(logvar: Tensor) -> Tensor:
     # excess, so that exp() of it grows in a straight line: no overflow, and never a zero gradient.
     beyond = logvar.sign() * _LOGVAR_BOUND + F.softshrink(logvar, _LOGVAR_BOUND).asinh()
     return torch.where(logvar.abs() <= _LOGVAR_BOUND, logvar, beyond)
+
+
+def _of_log_variance(mu: Tensor, log_variance: Tensor, event_ndims: int) -> "DiagonalGaussian":
+    """Return the Gaussian that has just this log-variance, which `tame` is not to change."""
+    size = log_variance.abs()
+    beyond = log_variance.sign() * (_LOGVAR_BOUND + (size - _LOGVAR_BOUND).clamp(0, 80).sinh())
+    logvar = torch.where(size <= _LOGVAR_BOUND, log_variance, beyond)  # which comes to it, tamed
+    gaussian = DiagonalGaussian(mu, logvar, event_ndims, validate_args=False)
+    gaussian._log_variance = log_variance
+    return gaussian
 
 
 class DiagonalGaussian(Reparameterized):
@@ -149,8 +159,7 @@ class DiagonalGaussian(Reparameterized):
             temperature: Above 0; below 1 draws nearer the mean, above 1 farther from it.
         """
         shift = 2 * math.log(_checks.number("temperature", temperature, above=0))
-        logvar = self._log_variance + shift
-        return DiagonalGaussian(self.mu, logvar, len(self.event_shape), validate_args=False)
+        return _of_log_variance(self.mu, self._log_variance + shift, len(self.event_shape))
 
     def rsample(
         self, sample_shape: Sequence[int] = (), generator: Generator | None = None
@@ -275,14 +284,14 @@ def _kl_gaussian_standard(q: DiagonalGaussian, p: StandardGaussian) -> Tensor:
 
 def _kl_gaussian_independent(q: DiagonalGaussian, p: _Independent) -> Tensor:
     if isinstance(p.base_dist, Normal):
-        return kl_divergence(q, _as_gaussian(p))
+        return kl_divergence(q, of_normal(p.base_dist, p.reinterpreted_batch_ndims))
     check_comparable(q, p)  # of what lies in a part of the reals, torch's is infinite
     return kl_divergence(_as_independent(q), p)  # torch knows others, Laplace's say
 
 
 def _kl_independent_gaussian(q: _Independent, p: DiagonalGaussian) -> Tensor:
     if isinstance(q.base_dist, Normal):
-        return kl_divergence(_as_gaussian(q), p)
+        return kl_divergence(of_normal(q.base_dist, q.reinterpreted_batch_ndims), p)
     return kl_divergence(q, _as_independent(p))
 
 
@@ -299,9 +308,14 @@ def _kl_multivariate_gaussian(q: MultivariateNormal, p: DiagonalGaussian) -> Ten
     return 0.5 * (log_ratio + squared * (-p._log_variance).exp() - 1).sum(-1)
 
 
-def _as_gaussian(distribution: _Independent) -> DiagonalGaussian:
-    base, ndims = distribution.base_dist, distribution.reinterpreted_batch_ndims
-    return DiagonalGaussian(base.mean, 2 * base.stddev.log(), ndims, validate_args=False)
+def of_normal(normal: Normal, event_ndims: int) -> DiagonalGaussian:
+    """Return torch's normal variables as one Gaussian, with just their variances.
+
+    Example:
+        >>> of_normal(Normal(torch.zeros(8, 2), 1.0), 1)
+        DiagonalGaussian(batch_shape=(8,), event_shape=(2,))
+    """
+    return _of_log_variance(normal.loc, 2 * normal.scale.log(), event_ndims)
 
 
 def _as_independent(distribution: DiagonalGaussian) -> _Independent:

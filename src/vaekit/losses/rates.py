@@ -19,6 +19,7 @@ from vaekit.distributions import (
     StandardGaussian,
     log_prob_by_dimension,
 )
+from vaekit.distributions.gaussians import of_normal
 from vaekit.distributions.supports import check_comparable
 from vaekit.distributions.unrounded import unrounded
 from vaekit.losses.elbo import KLMethod, _posterior_and_prior, kl_divergence, over_draws
@@ -319,7 +320,7 @@ def _univariate(distribution: Distribution) -> Distribution | None:
     if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
         base: Distribution = distribution.base_dist
         if isinstance(base, Normal):
-            return DiagonalGaussian(base.loc, 2 * base.scale.log(), 0, validate_args=False)
+            return of_normal(base, 0)
         return base
     if len(distribution.event_shape) != 1:
         return None
