@@ -163,6 +163,8 @@ class TestRelaxedCategorical:
         refuses(ValueError, lambda: make(torch.zeros(4, 2, 1)), "logits", "classes", "(4, 2, 1)")
         refuses(ValueError, lambda: make(good, 0.0), "temperature", "above 0", "0.0")
         refuses(ValueError, lambda: make(good + math.nan), "logits", "NaN")
+        masked = good.index_fill(-1, torch.tensor([1]), -math.inf)  # its entropy would be NaN
+        refuses(ValueError, lambda: make(masked), "logits", "finite", "8 infinite among 24")
         hard, relaxed = make(good, hard=True), make(good)
         x = torch.full((4, 6), 1 / 3)
         assert relaxed.log_prob(x).isfinite().all()
@@ -177,6 +179,17 @@ class TestRelaxedCategorical:
         refuses(ValueError, lambda: vk.kl_divergence(hard, other), "prior", "(2, 3)", "(3, 2)")
         gaussian = DiagonalGaussian(*torch.zeros(2, 6))
         refuses(TypeError, lambda: vk.kl_divergence(hard, gaussian), "prior", "categorical")
+
+
+def test_a_class_at_minus_ten_thousand_is_one_that_is_not_there() -> None:
+    few, other = torch.randn(2, 5, 1, 2, dtype=f64)
+    absent = torch.full((5, 1, 1), -1e4, dtype=f64)
+    q, p = (RelaxedCategorical(torch.cat([raw, absent], -1), hard=True) for raw in (few, other))
+    exact = [td.Categorical(logits=raw) for raw in (few, other)]
+    torch.testing.assert_close(q.entropy(), exact[0].entropy().sum(-1), rtol=1e-10, atol=1e-10)
+    kl = td.kl_divergence(*exact).sum(-1)
+    torch.testing.assert_close(vk.kl_divergence(q, p), kl, rtol=1e-10, atol=1e-10)
+    assert not q.sample((100,))[..., 2].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -264,6 +277,7 @@ class TestRelaxedBernoulli:
         good = torch.zeros(4, 3)
         refuses(ValueError, lambda: RelaxedBernoulli(good, -1), "temperature", "above 0", "-1")
         refuses(ValueError, lambda: RelaxedBernoulli(good + math.nan), "logits", "NaN")
+        refuses(ValueError, lambda: RelaxedBernoulli(good - math.inf), "logits", "12 infinite")
         hard, relaxed = RelaxedBernoulli(good, hard=True), RelaxedBernoulli(good)
         refuses(ValueError, lambda: hard.log_prob(good + 0.5), "x", "zeros and ones", "0.5")
         refuses(ValueError, lambda: relaxed.log_prob(good + 1.5), "x", "[0, 1]", "1.5")

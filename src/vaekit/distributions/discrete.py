@@ -147,12 +147,12 @@ class RelaxedCategorical(_Relaxed):
     Hard, a draw is the one-hot vector of y's largest entry, which follows the categorical exactly,
     and ``log_prob`` is the categorical's; the gradient is that of y (straight-through), so biased.
 
-    The divergence between two of these is that between the categoricals, in closed form, relaxed
-    or not. It is *not* the divergence between Concrete densities, which the Monte Carlo estimate
-    of `vaekit.kl_divergence` gives where both are relaxed. A relaxed value that rounding has put
-    onto the simplex's edge has the density of the nearest number above 0, so that differences of
-    log-densities of such are biased: the losses take those of the latest draw of ``rsample`` by the
-    logits that it was made of, which are kept.
+    Mean, mode and variance are the categorical's, relaxed or not. So is the divergence between two
+    of these, in closed form. It is *not* the divergence between Concrete densities, which the Monte
+    Carlo estimate of `vaekit.kl_divergence` gives where both are relaxed. A relaxed value that
+    rounding has put onto the simplex's edge has the density of the nearest number above 0, so that
+    differences of log-densities of such values are biased: the losses take those of the latest draw
+    of ``rsample`` by the logits that it was made of, which are kept.
 
     Args:
         logits: The log-odds of the classes, up to a constant for each variable.
@@ -165,7 +165,8 @@ class RelaxedCategorical(_Relaxed):
 
     Raises:
         ValueError: If there are fewer than 2 classes, the temperature is not above 0, or ``logits``
-            holds NaN; from ``log_prob``, if a value lies outside the support.
+            are not finite (-1e4 does for a class that is not to be drawn); from ``log_prob``, if a
+            value lies outside the support.
 
     Example:
         >>> q = RelaxedCategorical(torch.zeros(8, 3, 4), hard=True)
@@ -194,8 +195,8 @@ class RelaxedCategorical(_Relaxed):
         self.logits, self.hard = logits, hard
         event_shape = torch.Size([logits.shape[-2] * logits.shape[-1]])
         super().__init__(logits.shape[:-2], event_shape, validate_args=validate_args)
-        if self._validate_args and _checks.eager():
-            _checks.no_nan("logits", logits)
+        if self._validate_args and _checks.eager() and not math.isfinite(logits.detach().sum()):
+            _checks.finite("logits", logits)
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
@@ -264,11 +265,12 @@ class RelaxedBernoulli(_Relaxed, IndependentBernoulli):
 
     Relaxed, a draw is y, between 0 and 1, and the density is the binary Concrete one; hard, a draw
     is 0 or 1, as y lies below or above a half, with the gradient of y (straight-through, biased),
-    and ``log_prob`` is the Bernoulli's. The divergence between two of these is that between the
-    Bernoullis. A relaxed value within rounding of 0 or 1 has the density of that distance. Below 1
-    that is seldom small enough, in single precision from a logit of about 8 at the temperature 0.5,
-    so that differences of log-densities of such values are biased: the losses take those of the
-    latest draw of ``rsample`` by the logits that it was made of, which are kept.
+    and ``log_prob`` is the Bernoulli's. Mean, mode and variance are the Bernoulli's, relaxed or
+    not, and the divergence between two of these is that between the Bernoullis. A relaxed value
+    within rounding of 0 or 1 has the density of that distance. Below 1 that is often too large, in
+    single precision from a logit of about 8 at the temperature 0.5, so that differences of
+    log-densities of such values are biased: the losses take those of the latest draw of ``rsample``
+    by the logits that it was made of, which are kept.
 
     Args:
         logits: The log-odds of a one.
@@ -280,8 +282,8 @@ class RelaxedBernoulli(_Relaxed, IndependentBernoulli):
         ``logits: (*batch, dim)``.
 
     Raises:
-        ValueError: If the temperature is not above 0, or ``logits`` holds NaN; from ``log_prob``,
-            if a value lies outside the support.
+        ValueError: If the temperature is not above 0, or ``logits`` are not finite; from
+            ``log_prob``, if a value lies outside the support.
 
     Example:
         >>> q = RelaxedBernoulli(torch.zeros(8, 3), hard=True)
@@ -302,8 +304,8 @@ class RelaxedBernoulli(_Relaxed, IndependentBernoulli):
         super().__init__(logits, validate_args=validate_args)
         self.temperature = _checks.number("temperature", temperature, above=0)
         self.hard = hard
-        if self._validate_args and _checks.eager():
-            _checks.no_nan("logits", logits)
+        if self._validate_args and _checks.eager() and not math.isfinite(logits.detach().sum()):
+            _checks.finite("logits", logits)
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
