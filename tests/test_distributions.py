@@ -16,6 +16,7 @@ from vaekit.distributions import (
     bernoulli,
     log_prob_by_dimension,
 )
+from vaekit.distributions.chains import tempered
 
 f64 = torch.float64
 
@@ -222,6 +223,25 @@ class TestDiagonalGaussian:
         refuses(ValueError, lambda: q.log_prob(torch.zeros(4, 3)), "x", "(..., 2)", "(4, 3)")
         refuses(ValueError, lambda: q.log_prob(torch.zeros(3, 2)), "x", "(4,)", "(3,)")
         refuses(ValueError, lambda: q.tempered(0), "temperature", "above 0", "0")
+
+
+def test_torchs_normals_are_tempered_too(refuses) -> None:
+    mu, sigma = torch.randn(4, 2, dtype=f64), torch.rand(4, 2, dtype=f64) + 0.1
+    root = torch.linalg.cholesky(torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=f64))
+    full = td.MultivariateNormal(mu, scale_tril=root)
+    for p in (td.Normal(mu, sigma), td.Independent(td.Normal(mu, sigma), 1), full):
+        cooler = tempered(p, 0.5)
+        assert (cooler.batch_shape, cooler.event_shape) == (p.batch_shape, p.event_shape)
+        torch.testing.assert_close(cooler.mean, p.mean, rtol=0, atol=0)
+        torch.testing.assert_close(cooler.stddev, 0.5 * p.stddev, rtol=1e-12, atol=0)
+        # At half the distance from the mean a density is as high, but for the volume's 2 ** 2.
+        x = torch.randn(4, 2, dtype=f64)
+        found = cooler.log_prob(mu + x) - math.log(2) * (2 if p.event_shape else 1)
+        torch.testing.assert_close(found, p.log_prob(mu + 2 * x), rtol=1e-10, atol=1e-10)
+    covariance = tempered(full, 0.5).covariance_matrix
+    torch.testing.assert_close(covariance, full.covariance_matrix / 4, rtol=1e-12, atol=0)
+    laplace = td.Independent(td.Laplace(mu, sigma), 1)
+    refuses(TypeError, lambda: tempered(laplace, 0.5), "temperature", "Laplace", "0.5")
 
 
 class TestKullbackLeibler:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vaekit import _checks
 from vaekit.distributions.events import check_value
@@ -142,17 +142,29 @@ def _tempered(
 
 
 def tempered(distribution: Any, temperature: float) -> Distribution:
-    """Return a distribution with its standard deviations multiplied, where it has any.
+    """Return a distribution with its standard deviations multiplied, where that is a Gaussian's.
 
     Args:
-        distribution: The distribution.
+        distribution: One that has a method of this name, or torch's normal ones.
         temperature: What they are multiplied by.
 
     Raises:
-        TypeError: If it has none that could be.
+        TypeError: If it is another.
+
+    Example:
+        >>> tempered(Normal(0.0, 4.0), 0.5)
+        Normal(loc: 0.0, scale: 2.0)
     """
+    if isinstance(distribution, Independent):
+        base = tempered(distribution.base_dist, temperature)
+        return Independent(base, distribution.reinterpreted_batch_ndims, validate_args=False)
+    if isinstance(distribution, Normal):
+        return Normal(distribution.loc, temperature * distribution.scale, validate_args=False)
+    if isinstance(distribution, MultivariateNormal):
+        scale_tril = temperature * distribution.scale_tril
+        return MultivariateNormal(distribution.loc, scale_tril=scale_tril, validate_args=False)
     if not hasattr(distribution, "tempered"):
-        what = f"1, since {distribution!r} has no standard deviation to multiply"
+        what = f"1, since the standard deviation of {distribution!r} cannot be multiplied"
         raise TypeError(_checks.expected("temperature", what, temperature))
     cooler: Distribution = distribution.tempered(temperature)
     return cooler
