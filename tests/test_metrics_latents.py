@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributions as td
 from models import tiny
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
@@ -473,6 +474,42 @@ def test_what_cannot_be_measured_is_named(measure, refuses) -> None:
     refuses(TypeError, lambda: measure(point, torch.zeros(4, 4)), "one that has a density")
     infinite = encoding([math.inf] * 4, [1.0] * 4)
     refuses(ValueError, lambda: measure(infinite, rows(4)), "data: ", "finite")
+
+
+class Torchs(nn.Module):
+    """A posterior of torch's own, which lacks something."""
+
+    latent = vk.GaussianLatent(2)
+
+    def __init__(self, make: Callable[[Tensor], Distribution]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor) -> Distribution:
+        return self.make(x)
+
+
+def test_what_a_posterior_lacks_is_named(refuses) -> None:
+    def without_mean(x: Tensor) -> Distribution:
+        return td.TransformedDistribution(td.Independent(td.Normal(x, 1.0), 1), td.TanhTransform())
+
+    def without_rsample(x: Tensor) -> Distribution:
+        return td.Independent(td.Poisson(x.exp()), 1)
+
+    decoder = vk.Decoder(vk.networks.mlp(2, [], 2), vk.likelihoods.Gaussian(2))
+    x = torch.randn(6, 2)
+    for measure in (metrics.active_units, metrics.posterior_collapse):
+        model = vk.VAE(Torchs(without_mean), decoder)
+        refuses(
+            TypeError,
+            lambda m=model, f=measure: f(m, x),
+            "model",
+            "has a mean",
+            "TransformedDistribution",
+        )
+    model = vk.VAE(Torchs(without_rsample), decoder)
+    refuses(TypeError, lambda: metrics.posterior_collapse(model, x), "model", "rsample", "Poisson")
+    assert metrics.active_units(model, x).variance.shape == (2,)
 
 
 def test_what_has_no_one_prior_or_comes_once_is_refused(refuses) -> None:

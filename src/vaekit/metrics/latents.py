@@ -218,7 +218,7 @@ def active_units(
         batch_size: How many elements are gone through at once, where the data come unbatched.
 
     Raises:
-        TypeError: If the data are none that can be gone through.
+        TypeError: If the data are none that can be gone through, or the posterior has no mean.
         ValueError: If there are fewer than two elements, a mean is not finite, or ``threshold`` is
             not above 0.
 
@@ -236,7 +236,7 @@ def active_units(
     means = []
     with measuring(model, 0) as device:
         for x, _, context in batches_of(model, data, batch_size, device):
-            means.append(model.encode(x, context).mean.cpu())
+            means.append(_mean(model.encode(x, context)).cpu())
     return _active(means, threshold)
 
 
@@ -477,7 +477,8 @@ def posterior_collapse(
         What was found; its ``str`` is a report in words.
 
     Raises:
-        TypeError: If the data are none that can be gone through, or the posterior has no density.
+        TypeError: If the data are none that can be gone through, or the posterior has no density,
+            no mean or no ``rsample``.
         ValueError: If there are fewer than two elements, the data are an iterator, a mean is not
             finite, or a number is not above 0.
 
@@ -503,10 +504,10 @@ def posterior_collapse(
     with measuring(model, seed) as device:
         for x, _, context in batches_of(model, data, batch_size, device):
             posterior, prior = model.encode(x, context), with_context(model.prior, context)
-            z = posterior.rsample()
+            z = _one_draw(posterior)
             total, by_dimension = _divergences(posterior, prior, z)
             posteriors.append(posterior)
-            means.append(posterior.mean.cpu())
+            means.append(_mean(posterior).cpu())
             drawn.append(z)
             totals.append(total.cpu())
             if by_dimension is not None:
@@ -517,7 +518,7 @@ def posterior_collapse(
         another = _another(len(codes))
         others = codes[another]
         for x, target, context in batches_of(model, data, batch_size, device):
-            own, other = model.encode(x, context).rsample(), others[start : start + len(x)]
+            own, other = _one_draw(model.encode(x, context)), others[start : start + len(x)]
             right, wrong = (
                 losses.reconstruction(with_context(model.decoder, context, z), target)
                 for z in (own, other)
@@ -666,6 +667,22 @@ def _divergences(
     except TypeError:
         return losses.kl_divergence(posterior, prior, z=z), None
     return by_dimension.sum(-1), by_dimension
+
+
+def _mean(posterior: Distribution) -> Tensor:
+    try:
+        return posterior.mean
+    except NotImplementedError:
+        what = "one whose posterior has a mean"
+        raise TypeError(_checks.expected("model", what, repr(posterior))) from None
+
+
+def _one_draw(posterior: Distribution) -> Tensor:
+    try:
+        return posterior.rsample()
+    except NotImplementedError:
+        what = "one whose posterior draws with rsample"
+        raise TypeError(_checks.expected("model", what, repr(posterior))) from None
 
 
 def _active(means: Sequence[Tensor], threshold: float) -> ActiveUnits:
