@@ -328,17 +328,17 @@ def _sample(args: argparse.Namespace) -> int:
     drawn = model.sample(args.number, generator=generator, **how)
     table = drawn.ndim == 2
     _checks.require(table or out.suffix != ".csv", "--out", "a .npy, of what is no table", out)
-    config = _read_config(args.folder)
-    if units := config.get("units"):
-        drawn = drawn * drawn.new_tensor(units["scale"]) + drawn.new_tensor(units["mean"])
+    config, values = _read_config(args.folder), drawn.cpu().numpy()
+    if units := config.get("units"):  # in double precision, which columns far from 0 need
+        values = values * np.array(units["scale"]) + np.array(units["mean"])
     with storage.scratch(out.parent) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
-                np.save(file, drawn.cpu().numpy())
+                np.save(file, values)
         elif out.suffix == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 names = config.get("columns", ())
-                csv.writer(file).writerows([names] * bool(names) + drawn.tolist())
+                csv.writer(file).writerows([names] * bool(names) + values.tolist())
         else:
             _write_picture(temporary, lambda: plots.images(drawn))
         storage.commit(temporary, out)
