@@ -233,6 +233,38 @@ def test_data_that_have_changed(tmp_path: Path, monkeypatch, capsys) -> None:
     assert said in fails(capsys, "train", "--out", run, "--resume", "--steps", "9")
 
 
+@pytest.mark.parametrize(
+    ("names", "columns", "said"),
+    [
+        ("b,a,c", [1, 0, 2], "the columns a, b, c, as the run was begun with, got b, a, c"),
+        ("a,b", [0, 1], "the columns a, b, c, as the run was begun with, got a, b"),
+        ("", [0, 1, 2], "the columns a, b, c, as the run was begun with, got none by name"),
+    ],
+)
+def test_columns_that_have_changed(
+    names: str, columns: list[int], said: str, tmp_path: Path, capsys
+) -> None:
+    path, out = tmp_path / "x.csv", tmp_path / "run"
+    np.savetxt(path, TABLE, delimiter=",", header="a,b,c", comments="")
+    assert main(["train", str(path), "--standardize", "--out", str(out), *SMALL]) == 0
+    before = (out / "config.json").read_text()
+    np.savetxt(path, TABLE[:, columns], delimiter=",", header=names, comments="")
+    if not names:
+        path.write_text(path.read_text().lstrip())
+    assert f"data: expected {said}" in fails(capsys, "evaluate", str(out))
+    assert said in fails(capsys, "train", "--out", str(out), "--resume", "--steps", "9")
+    assert (out / "config.json").read_text() == before
+
+
+def test_another_number_of_columns_without_names(tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "x.npy", TABLE)
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "x.npy"), "--standardize", "--out", out, *SMALL]) == 0
+    np.save(tmp_path / "x.npy", TABLE[:, :2])
+    said = "data: expected the 3 columns that the run was begun with, got 2"
+    assert said in fails(capsys, "evaluate", out)
+
+
 def archive(damaged: bool) -> bytes:
     """An archive of numbers, compressed; or one whose numbers were damaged, not its list."""
     file = io.BytesIO()

@@ -477,14 +477,22 @@ def _data(config: dict[str, Any]) -> tuple[datasets.ArrayDataset, datasets.Array
             what = f"one of {', '.join(_NAMED)}, a folder or a file"
             raise FileNotFoundError(_checks.expected("data", what, path))
         values, labels, classes, columns = read_numbers(path, config["label"])
-        if columns:
-            config["columns"] = columns
+        _check_columns(columns, config)
         train, test = _split(len(values), config)
         if config["standardize"]:
             values = _standardized(values, train, config)
         with _checks.calling("x", "data"):
             whole = datasets.from_tensors(values, labels, binarize=binarize, classes=classes)
     return whole.subset(train), whole.subset(test)
+
+
+def _check_columns(names: Sequence[str], config: dict[str, Any]) -> None:
+    """Note the names of the columns; of a run that has them noted, refuse others."""
+    before = config.get("columns", names)
+    what = f"the columns {', '.join(before)}, as the run was begun with"
+    _checks.require(list(names) == list(before), "data", what, ", ".join(names) or "none by name")
+    if names:
+        config["columns"] = names
 
 
 def _split(count: int, config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -533,6 +541,9 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     if "units" not in config:
         mean, scale = units(np.asarray(values[rows.numpy()]))
         config["units"] = {"mean": mean.tolist(), "scale": scale.tolist()}
+    count, got = len(config["units"]["mean"]), values.shape[1]
+    what = f"the {count} columns that the run was begun with"
+    _checks.require(got == count, "data", what, got)
     return (values - np.array(config["units"]["mean"])) / np.array(config["units"]["scale"])
 
 
