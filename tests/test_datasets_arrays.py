@@ -95,6 +95,9 @@ def test_nothing_is_copied(name: str, dtype: type, tmp_path: Path) -> None:
         ("int8", torch.int8),
         ("int32", torch.int32),
         ("int64", torch.int64),
+        ("uint16", torch.int64),
+        ("uint32", torch.int64),
+        ("uint64", torch.int64),
     ],
 )
 def test_dtypes(store: Any, kind: str, comes_as: torch.dtype, tmp_path: Path) -> None:
@@ -102,6 +105,17 @@ def test_dtypes(store: Any, kind: str, comes_as: torch.dtype, tmp_path: Path) ->
     batch = from_tensors(store(x, tmp_path))[:]
     assert batch.dtype == comes_as
     assert torch.equal(batch, torch.from_numpy(x).to(comes_as))
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_unsigned_numbers_are_calculated_with(kind: type, tmp_path: Path, refuses: Refuses) -> None:
+    x, labels = np.arange(12).reshape(6, 2).astype(kind), np.arange(6).astype(kind)
+    assert from_tensors(x, labels, classes="abcdef").labels.tolist() == list(range(6))
+    for held in (x, _memmap(x, tmp_path, "r")):
+        words = ("x: expected values in [0, 1]", "0 to 11")
+        refuses(ValueError, lambda held=held: from_tensors(held, binarize="static"), *words)
+        assert from_tensors(held, binarize="threshold", scale=11)[-1].tolist() == [1, 1]
+    assert kind.__name__ in repr(from_tensors(x))  # which takes as little memory as it did
 
 
 def test_floats_follow_the_default_dtype_and_the_argument() -> None:
@@ -493,6 +507,7 @@ def test_last_batches_are_dropped_where_asked() -> None:
 # What is refused
 
 X = torch.rand(4, 2)
+MASKED = np.ma.masked_equal([[1.0, 2.0], [3.0, -9999.0], [5.0, 6.0], [-9999.0, 8.0]], -9999)
 
 
 @pytest.mark.parametrize(
@@ -509,6 +524,19 @@ X = torch.rand(4, 2)
         (ValueError, {"x": torch.tensor(1.0)}, ("x: expected", "shape ()")),
         (ValueError, {"x": X / 0 * 0}, ("x: expected no NaN", "8 NaN among 8", "(4, 2)")),
         (ValueError, {"target": X * torch.nan}, ("target: expected no NaN", "8 NaN")),
+        (ValueError, {"x": MASKED}, ("x: expected no masked values", "2 masked among 8", "(4, 2)")),
+        (ValueError, {"target": MASKED}, ("target: expected no masked values", "2 masked")),
+        (ValueError, {"labels": MASKED[:, 0]}, ("labels: expected no masked values", "1 masked")),
+        (
+            ValueError,
+            {"labels": np.ma.masked_equal(["a", "b", "?", "a"], "?")},
+            ("labels: expected no masked values", "1 masked among 4"),
+        ),
+        (
+            ValueError,
+            {"x": np.full((2, 2), 2**63, np.uint64)},
+            ("x: expected numbers below 2**63", "9223372036854775808"),
+        ),
         (ValueError, {"target": X[:3]}, ("target: expected", "4 elements of x", "got 3")),
         (TypeError, {"target": "x"}, ("target: expected", "str")),
         (ValueError, {"labels": range(5)}, ("labels: expected", "4 elements of x", "got 5")),
@@ -537,6 +565,10 @@ def test_what_does_not_fit_is_named(
     error: type[Exception], options: dict[str, Any], words: tuple[str, ...], refuses: Refuses
 ) -> None:
     refuses(error, lambda: from_tensors(**{"x": X} | options), *words)
+
+
+def test_an_array_of_which_nothing_is_masked_is_an_array() -> None:
+    assert torch.equal(from_tensors(np.ma.masked_array(X.numpy()))[:], X)
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "dynamic", "static"])

@@ -81,6 +81,12 @@ def test_unpack(batch: Any, pairs: bool, target: Tensor, y: Tensor | None) -> No
         (TypeError, None, False, ("batch: expected", "NoneType")),
         (TypeError, (), False, ("batch: expected", "tuple")),
         (TypeError, [[1.0]], False, ("batch: expected", "list")),
+        (
+            ValueError,
+            np.ma.masked_less(X.numpy(), 2),
+            False,
+            ("batch: expected no masked", "20 masked"),
+        ),
         (ValueError, {"image": X}, False, ("batch: expected", "'x'", "['image']")),
         (ValueError, X, True, ("batch: expected a pair", "the input alone")),
         (ValueError, (X,), True, ("batch: expected a pair", "the input alone")),

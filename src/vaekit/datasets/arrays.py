@@ -44,15 +44,15 @@ class ArrayDataset(Dataset[Any]):
             default 255 for bytes and 1 for everything else; 1 for bytes that are counts or classes.
         seed: Of the ``"static"`` draw. The ``"dynamic"`` one follows torch's global generator.
         dtype: Of the floats that batches are made of; torch's default dtype if None. Whole numbers
-            other than bytes (counts, tokens) come as they are; `vaekit.networks` make floats of
-            them.
+            other than bytes (counts, tokens) come as they are, or, unsigned, as int64;
+            `vaekit.networks` make floats of them.
         classes: The names of the labels.
 
     Raises:
         TypeError: If ``x`` is no array of numbers.
-        ValueError: If ``x`` is empty or holds NaN, if ``labels`` or ``target`` has another length,
-            if ``classes`` has fewer names than labels count, if ``binarize`` is unknown, or if
-            binarisation is asked of values outside [0, 1].
+        ValueError: If ``x`` is empty or holds NaN or masked values, if ``labels`` or ``target`` has
+            another length, if ``classes`` has fewer names than labels count, if ``binarize`` is
+            unknown, or if binarisation is asked of values outside [0, 1].
 
     Example:
         >>> data = ArrayDataset(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels=range(100))
@@ -382,6 +382,7 @@ def _as_array(argument: str, value: Any) -> Array:
         raise TypeError(_checks.expected(argument, what, type(value).__name__, hint))
     if value.is_complex() if isinstance(value, Tensor) else value.dtype.kind not in "biuf":
         raise TypeError(_checks.expected(argument, "an array of real numbers", value.dtype))
+    no_masked(argument, value)
     if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
         value = _from_numpy(value)
     array: Array = value
@@ -390,6 +391,9 @@ def _as_array(argument: str, value: Any) -> Array:
         raise ValueError(_checks.expected(argument, what, f"shape {tuple(array.shape)}"))
     if isinstance(array, Tensor) and array.is_floating_point():
         _checks.no_nan(argument, array)
+    if isinstance(array, Tensor) and array.dtype == torch.uint64:
+        largest = int(array.numpy(force=True).max())
+        _checks.require(largest < 2**63, argument, "numbers below 2**63", largest)
     return array
 
 
@@ -404,6 +408,7 @@ def check_binarisation(binarize: Any, threshold: Any) -> float:
 def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
     """Make labels of numbers; names are counted in alphabetical order, and returned."""
     names: Sequence[str] = ()
+    no_masked("labels", labels)
     if hasattr(labels, "to_numpy"):  # a column of pandas
         labels = labels.to_numpy()
     several = isinstance(labels, Sequence) or getattr(labels, "dtype", None) == np.dtype(object)
@@ -418,9 +423,17 @@ def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
     return tensor, names
 
 
+def no_masked(argument: str, value: Any) -> None:
+    """Name the argument that has masked values: a tensor would hold what lies under the mask."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        got = f"{np.ma.count_masked(value)} masked among {value.size} (shape {value.shape})"
+        raise ValueError(_checks.expected(argument, "no masked values", got))
+
+
 def as_tensor(argument: str, value: Any, what: str) -> Tensor:
+    no_masked(argument, value)
     try:
-        return value if isinstance(value, Tensor) else _from_numpy(np.asarray(value))
+        return _counted(value if isinstance(value, Tensor) else _from_numpy(np.asarray(value)))
     except (TypeError, ValueError):  # names, objects, rows of different lengths
         raise TypeError(_checks.expected(argument, what, type(value).__name__)) from None
 
@@ -433,8 +446,14 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
 
 def take(array: Array, rows: Tensor) -> Tensor:
     if isinstance(array, Tensor):
-        return array.index_select(0, rows.to(array.device))
-    return _from_numpy(np.asarray(array[rows.numpy()]))
+        return _counted(array.index_select(0, rows.to(array.device)))
+    return _counted(_from_numpy(np.asarray(array[rows.numpy()])))
+
+
+def _counted(values: Tensor) -> Tensor:
+    """Make int64 of unsigned numbers beyond bytes, with which torch hardly calculates."""
+    unsigned = values.dtype in (torch.uint16, torch.uint32, torch.uint64)
+    return values.long() if unsigned else values
 
 
 def floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

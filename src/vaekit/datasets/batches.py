@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, from_tensors
+from vaekit.datasets.arrays import ArrayDataset, from_tensors, no_masked
 
 __all__ = ["ArrayBatches", "Batch", "batches", "beginning", "is_batch", "loader", "size", "unpack"]
 
@@ -135,6 +135,7 @@ def _labels(x: Tensor, y: Any) -> Any:
 
 def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
     """Make a tensor; numpy's floats become those of a dtype, as in `from_tensors`."""
+    no_masked("batch", value)
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):  # lists of lists of tensors, pictures, words
