@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import coo_array
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -264,6 +265,8 @@ def test_size(data: Any, count: int | None) -> None:
         (TypeError, (X, Y), ("train: expected", "tuple", "from_tensors")),
         (TypeError, {"x": X}, ("train: expected", "dict", "from_tensors")),
         (TypeError, pandas.DataFrame({"a": [1.0, 2.0]}), ("train: expected", "to_numpy()")),
+        (TypeError, coo_array(X.numpy()), ("train: expected", "coo_array", "data.toarray()")),
+        (TypeError, X.to_sparse(), ("train: expected a dense tensor",)),
         (TypeError, None, ("train: expected", "NoneType")),
         (TypeError, 3, ("train: expected", "int")),
         (ValueError, [], ("train: expected at least one element", "none")),

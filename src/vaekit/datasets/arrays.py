@@ -51,8 +51,9 @@ class ArrayDataset(Dataset[Any]):
     Raises:
         TypeError: If ``x`` is no array of numbers.
         ValueError: If ``x`` is empty or holds NaN or masked values, if ``labels`` or ``target`` has
-            another length, if ``classes`` has fewer names than labels count, if ``binarize`` is
-            unknown, or if binarisation is asked of values outside [0, 1].
+            another length, if ``classes`` has fewer names than labels count, or a label is below 0
+            beside them, if ``binarize`` is unknown, or if binarisation is asked of values outside
+            [0, 1].
 
     Example:
         >>> data = ArrayDataset(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels=range(100))
@@ -199,14 +200,15 @@ class ArrayDataset(Dataset[Any]):
             ValueError: If they do not add up, or a part would be empty.
         """
         seed = _checks.seed("seed", seed)
-        lengths = list(parts)
+        lengths, hint = list(parts), ""
         if abs(sum(parts) - 1) < 1e-6:
             lengths = [round(part * len(self)) for part in parts[:-1]]
             lengths.append(len(self) - sum(lengths))
+            hint = f"Those are parts of {', '.join(map(str, lengths))}."
         whole = all(length % 1 == 0 for length in lengths)
         if not whole or sum(lengths) != len(self) or min(lengths, default=0) < 1:
-            what = f"fractions that add up to 1, or numbers that add up to {len(self)}"
-            raise ValueError(_checks.expected("parts", what, parts))
+            what = f"fractions that add up to 1, or numbers that add up to {len(self)}, none empty"
+            raise ValueError(_checks.expected("parts", what, parts, hint))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return tuple(self.subset(rows) for rows in order.split([int(n) for n in lengths]))
 
@@ -290,11 +292,13 @@ class ArrayDataset(Dataset[Any]):
                 raise ValueError(_checks.expected("x", what, got, "Set scale= to what is 1."))
 
     def _check_classes(self) -> None:
-        """Say so where a label counts further than the classes that it is to be one of."""
+        """Say so where a label counts none of the classes that it is to be one of."""
         labels = self.labels
         if not self.classes or labels is None or labels.ndim > 1 or labels.is_floating_point():
             return
-        highest = int(labels.max()) if labels.dtype != torch.bool else 1
+        lowest, highest = (0, 1) if labels.dtype == torch.bool else map(int, labels.aminmax())
+        what = "numbers from 0 on, the places of their names among the classes"
+        _checks.require(lowest >= 0, "labels", what, lowest)
         what = f"a name for each label, which are numbers up to {highest}"
         _checks.require(highest < len(self.classes), "classes", what, f"{len(self.classes)} names")
 
@@ -377,11 +381,16 @@ def _placed(value: Any) -> Any:
 def _as_array(argument: str, value: Any) -> Array:
     if not isinstance(value, Tensor | np.ndarray):
         what, hint = "a tensor or a numpy array", ""
+        if hasattr(value, "toarray"):  # sparse, of scipy
+            hint = f"Give all of it: {argument}.toarray()."
         if hasattr(value, "to_numpy"):  # of pandas
             hint = f"Give its numbers: {argument}.to_numpy(), of the columns that are numbers."
         raise TypeError(_checks.expected(argument, what, type(value).__name__, hint))
     if value.is_complex() if isinstance(value, Tensor) else value.dtype.kind not in "biuf":
         raise TypeError(_checks.expected(argument, "an array of real numbers", value.dtype))
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        hint = f"Give all of it: {argument}.to_dense()."
+        raise TypeError(_checks.expected(argument, "a dense tensor", value.layout, hint))
     no_masked(argument, value)
     if isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
         value = _from_numpy(value)
@@ -426,7 +435,7 @@ def _as_labels(labels: Any) -> tuple[Tensor, Sequence[str]]:
 def no_masked(argument: str, value: Any) -> None:
     """Name the argument that has masked values: a tensor would hold what lies under the mask."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        got = f"{np.ma.count_masked(value)} masked among {value.size} (shape {value.shape})"
+        got = f"{int(value.mask.sum())} masked among {value.size} (shape {value.shape})"
         raise ValueError(_checks.expected(argument, "no masked values", got))
 
 
@@ -439,8 +448,9 @@ def as_tensor(argument: str, value: Any, what: str) -> Tensor:
 
 
 def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
-    """Share the memory, unless torch cannot: read-only, backwards, of foreign byte order."""
-    native = array.dtype.newbyteorder("=")
+    """Share the memory, unless torch cannot: read-only, backwards, of foreign byte order, long."""
+    longer = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    native = np.dtype(np.float64) if longer else array.dtype.newbyteorder("=")
     return torch.from_numpy(np.require(array, native, ["C", "W", "E"]))
 
 

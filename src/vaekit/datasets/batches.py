@@ -184,6 +184,9 @@ def loader(
         hint = "Give its numbers: data.to_numpy(), of the columns that are numbers."
         what = "a data set, a loader or an array"
         raise TypeError(_checks.expected(argument, what, f"a {type(data).__name__}", hint))
+    if hasattr(data, "toarray") and hasattr(data, "nnz"):
+        what, hint = "a data set, a loader or a dense array", "Give all of it: data.toarray()."
+        raise TypeError(_checks.expected(argument, what, f"a {type(data).__name__}", hint))
     if isinstance(data, tuple | Mapping):
         what = "a data set, a loader or an array"
         hint = "Arrays that belong together: vaekit.datasets.from_tensors(x, labels)."
