@@ -553,6 +553,21 @@ def test_a_column_that_is_constant_but_for_rounding(tmp_path: Path) -> None:
     assert main([*command, "--out", str(tmp_path / "run"), *SMALL]) == 0
     units = json.loads((tmp_path / "run" / "config.json").read_text())["units"]
     assert units["scale"][1] == 1
+    assert main(["sample", str(tmp_path / "run"), "--draw"]) == 0
+    drawn = np.load(tmp_path / "run" / "samples.npy")
+    assert set(drawn[:, 1]) == {0.1}
+    assert drawn[:, 0].std() > 0.1
+
+
+def test_a_value_whose_square_overflows(tmp_path: Path) -> None:
+    table = TABLE.copy()
+    table[3, 1] = -1.797e308
+    np.save(tmp_path / "x.npy", table)
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "x.npy"), "--standardize", "--out", str(out), *SMALL]) == 0
+    assert np.isfinite(json.loads((out / "config.json").read_text())["units"]["scale"]).all()
+    assert main(["evaluate", str(out), "--samples", "4"]) == 0
+    assert np.isfinite(json.loads((out / "evaluation.json").read_text())["elbo"])
 
 
 @pytest.mark.parametrize("ending", ["csv", "npy"])

@@ -78,8 +78,11 @@ class TestTransformer:
 
     def test_a_column_that_does_not_vary(self) -> None:
         rows = np.column_stack([IRIS, np.full(len(IRIS), 0.1), np.zeros(len(IRIS))])
-        scale = VAETransformer(2, steps=1, random_state=0).fit(rows).scale_
-        assert scale[-2:].tolist() == [1, 1]
+        estimator = VAETransformer(2, steps=1, random_state=0).fit(rows)
+        assert estimator.scale_[-2:].tolist() == [1, 1]
+        for made in (estimator.sample(9), estimator.inverse_transform(np.zeros((9, 2)))):
+            assert (made[:, -2:] == [0.1, 0]).all()
+        assert (estimator.sample(9)[:, :4].std(0) > 0.1).all()
 
     def test_searched_by_its_own_score(self) -> None:
         grid = {"learning_rate": [1e-3, 1e-6]}
@@ -222,6 +225,16 @@ def test_rows_however_far_away_are_outliers(dtype: str) -> None:
     assert np.isfinite(scores).all()
     assert scores[2:].max() < scores[:2].min() - 100
     assert (detector.predict(far[2:]) == -1).all()
+
+
+@pytest.mark.parametrize("far", [-1.797e308, 1e160])
+def test_a_training_row_however_far_away_is_an_outlier(far: float) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    rows[3, 1] = far
+    detector = VAEOutlierDetector(2, steps=100, contamination=0.01, random_state=0).fit(rows)
+    assert np.isfinite(detector.scale_).all()
+    assert np.isfinite(detector.offset_)
+    assert detector.predict(rows)[3] == -1
 
 
 def test_log_variances_beyond_all_bounds_have_one_sigma() -> None:

@@ -330,7 +330,8 @@ def _sample(args: argparse.Namespace) -> int:
     _checks.require(table or out.suffix != ".csv", "--out", "a .npy, of what is no table", out)
     config, values = _read_config(args.folder), drawn.cpu().numpy()
     if units := config.get("units"):  # in double precision, which columns far from 0 need
-        values = values * np.array(units["scale"]) + np.array(units["mean"])
+        spread = np.where(units["varies"], units["scale"], 0)
+        values = values * spread + np.array(units["mean"])
     with storage.scratch(out.parent) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
@@ -424,7 +425,7 @@ def _notes(train: datasets.ArrayDataset, config: dict[str, Any]) -> Iterator[str
     shape, normal = train.shape, config["likelihood"] in (None, "gaussian")
     if len(shape) == 1 and config["binarize"] == "none" and normal and not config["standardize"]:
         rows = datasets.unpack(train[:10_000]).x
-        scale = units(rows.double().numpy())[1]
+        scale = units(rows.double().numpy()).scale
         if not scale.max() <= 100 * min(scale.min(), 1):
             what = f"deviations from {scale.min():.2g} to {scale.max():.2g}"
             yield f"the columns have {what}; --standardize brings them to one."
@@ -539,8 +540,8 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     if not np.isfinite(values).all():
         _checks.finite("data", torch.tensor(values))
     if "units" not in config:
-        mean, scale = units(np.asarray(values[rows.numpy()]))
-        config["units"] = {"mean": mean.tolist(), "scale": scale.tolist()}
+        found = units(np.asarray(values[rows.numpy()]))
+        config["units"] = {name: each.tolist() for name, each in found._asdict().items()}
     count, got = len(config["units"]["mean"]), values.shape[1]
     what = f"the {count} columns that the run was begun with"
     _checks.require(got == count, "data", what, got)

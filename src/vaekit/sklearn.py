@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit import _checks, likelihoods, losses, recipes
-from vaekit.datasets.tables import units
+from vaekit.datasets.tables import Units, units
 from vaekit.distributions import DiagonalGaussian
 from vaekit.objectives import KL, Reconstruction
 from vaekit.training import fit, fork_seed
@@ -81,7 +81,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         _checks.positive_int("samples", self.samples)
         device = _checks.device("device", self.device or "cpu")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        mean, scale = self._standard(X)
+        mean, scale, varies = self._standard(X)
         rows = _tensor(X, mean, scale)
         with _seeded(device, fork_seed(seed, "initialisation")):
             model, objective = self._built(X.shape[1])
@@ -100,7 +100,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         if history.stopped == "interrupted":
             raise KeyboardInterrupt  # which a search over many fits is to see
         self.model_, self.history_ = model, history
-        self.mean_, self.scale_ = mean, scale
+        self.mean_, self.scale_, self._varies = mean, scale, varies
         self._noise = _noise(self.samples, model.latent_dim, fork_seed(seed, "scores"))
         return self
 
@@ -148,14 +148,19 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         with _seeded(device, seed), torch.no_grad():
             z = self.model_.prior().sample((n_samples,))
             drawn = self.model_.decoder(z).sample().double().cpu().numpy()
-        rows: npt.NDArray[Any] = drawn * self.scale_ + self.mean_
-        return rows
+        return self._turned_back(drawn)
 
-    def _standard(self, X: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _standard(self, X: npt.NDArray[Any]) -> Units:
         """Return what to take off each column, and to divide it by."""
         if self.likelihood != "gaussian":
-            return np.zeros(X.shape[1]), np.ones(X.shape[1])
+            count = X.shape[1]
+            return Units(np.zeros(count), np.ones(count), np.ones(count, bool))
         return units(X)
+
+    def _turned_back(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return rows in the units of the data; columns that do not vary, at their value."""
+        turned: npt.NDArray[Any] = rows * np.where(self._varies, self.scale_, 0) + self.mean_
+        return turned
 
     def _built(self, columns: int) -> recipes.Recipe:
         """Return the model, whose posterior is to be Gaussian, and the objective."""
@@ -219,7 +224,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
     r"""Dimensions reduced by a VAE, as a scikit-learn transformer.
 
     Columns are standardised for the Gaussian likelihood; what is decoded, drawn and scored is in
-    the units of the data. The model computes in the precision of the data.
+    the units of the data. A column that does not vary is decoded and drawn as it is. The
+    model computes in the precision of the data.
 
     Args:
         latent_dim: The number of latent dimensions.
@@ -241,8 +247,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
     Attributes:
         model\_: The `VAE`, of the standardised columns.
         history\_: Its `History <training.History>`.
-        mean\_: What was taken off each column.
-        scale\_: What each column was then divided by.
+        mean\_: What was taken off each column: its mean, or its value where it does not vary.
+        scale\_: What each column was then divided by: 1 where it does not vary.
 
     Raises:
         TypeError: From ``fit``, if ``hidden`` is no sequence, or ``build`` makes something else.
@@ -277,8 +283,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         with torch.no_grad():
             latent = torch.tensor(z).to(next(self.model_.parameters()))
             decoded = self.model_.decode(latent).double().cpu().numpy()
-        rows: npt.NDArray[Any] = decoded * self.scale_ + self.mean_
-        return rows
+        return self._turned_back(decoded)
 
     @property
     def _n_features_out(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,23 +15,35 @@ import numpy.typing as npt
 
 from vaekit import _checks
 
-__all__ = ["read_numbers", "units"]
+__all__ = ["Units", "read_numbers", "units"]
 
 _CODING = "utf-8-sig"  # which some programs begin with a mark
 
 
-def units(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the mean of each column and its standard deviation, 1 where it does not vary.
+class Units(NamedTuple):
+    """What is taken off each column, what it is then divided by, and whether it varies."""
+
+    mean: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
+    varies: npt.NDArray[Any]
+
+
+def units(rows: npt.NDArray[Any]) -> Units:
+    """Return the mean of each column and its standard deviation; its value and 1 if it is constant.
 
     Shape:
-        ``rows: (rows, columns)``; returns two of ``(columns,)``, in double precision.
+        ``rows: (rows, columns)``; returns arrays of ``(columns,)``, in double precision.
     """
-    mean, deviation = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+    farthest = np.maximum(rows.max(0), -rows.min(0).astype(np.float64))
+    _, power = np.frexp(farthest)  # of two, by which nothing is rounded and no square overflows
+    small = np.ldexp(rows, -power, dtype=np.float64)
+    mean, deviation = small.mean(0), small.std(0)
     # What a column that does not vary leaves is rounding, to be left as it is.
     own = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
     rounding = max(10 * own, len(rows) * np.finfo(np.float64).eps)  # of a value, of their sum
     varies = deviation > rounding * np.abs(mean)
-    return mean, np.where(varies, deviation, 1.0)
+    mean, deviation = np.ldexp(mean, power), np.ldexp(deviation, power)
+    return Units(np.where(varies, mean, rows[0]), np.where(varies, deviation, 1.0), varies)
 
 
 def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Sequence[str]]:
