@@ -460,6 +460,8 @@ def test_a_folder_of_images(tmp_path: Path, capsys) -> None:
     folder, out = images(tmp_path / "images"), str(tmp_path / "run")
     assert "--size" in fails(capsys, "train", folder, "--out", out, *SMALL)
     command = ["train", folder, "--size", "16", "--network", "conv", "--filters", "4", "8"]
+    said = fails(capsys, *command, "--out", f"{folder}/runs/run", *SMALL)
+    assert f"--out: expected a folder outside of {folder}" in said
     assert main([*command, "--out", out, *SMALL]) == 0
     assert vk.VAE.from_pretrained(Path(out) / "model").sample(2).shape == (2, 3, 16, 16)
 

@@ -375,6 +375,10 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
     if args.out.is_file():
         raise FileExistsError(_checks.expected("--out", "a folder", f"a file, {args.out}"))
+    data = Path(given["data"])
+    within = given["data"] not in _NAMED and args.out.resolve().is_relative_to(data)
+    what = f"a folder outside of {data}, among whose images its own would be"
+    _checks.require(not (within and data.is_dir()), "--out", what, args.out)
     written = (args.out / "checkpoints").glob("step-*")
     if not all(path.name.startswith("step-00000000-") for path in written):  # of a run that failed
         what = "a folder without a run, or --resume"
