@@ -46,6 +46,44 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert "uint8" in repr(data)
 
 
+def test_links_are_followed_though_not_in_circles(tmp_path: Path) -> None:
+    _save(tmp_path / "elsewhere" / "a.png", _grey(10))
+    _save(tmp_path / "data" / "zebra" / "b.png", _grey(20))
+    (tmp_path / "data" / "ant").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "zebra" / "all").symlink_to(tmp_path / "data")
+    data = image_folder(tmp_path / "data", 8, channels=1)
+    assert data.classes == ("ant", "zebra")
+    assert data.labels.tolist() == [0, 1]
+    assert (255 * data[:][0][:, 0, 0, 0]).round().tolist() == [10, 20]
+
+
+def test_what_programs_keep_for_themselves_is_no_image(tmp_path: Path) -> None:
+    _save(tmp_path / "ant" / "a.png", _grey(10))
+    _save(tmp_path / "ant" / "deep.png" / "b.png", _grey(20))  # in a folder with such a name
+    _save(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.png", _grey(30))
+    (tmp_path / "ant" / "._a.png").write_bytes(b"of another system")
+    data = image_folder(tmp_path, 8, channels=1)
+    assert data.classes == ("ant",)
+    assert (255 * data[:][0][:, 0, 0, 0]).round().tolist() == [10, 20]
+
+
+def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+    icon = Image.new("RGBA", (8, 8))  # nothing, as black as what is drawn on it
+    icon.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    _save(tmp_path / "a.png", icon)
+    _save(tmp_path / "b.png", icon.convert("LA"))
+    _save(tmp_path / "c.gif", icon)
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    _save(tmp_path / "d.png", half)
+    grey = Image.fromarray(np.repeat([[0, 7]], 8, 0).repeat(4, 1).astype(np.uint8))
+    grey.save(tmp_path / "e.png", transparency=7)
+    *found, between = 255 * image_folder(tmp_path, 8)[:][torch.tensor([0, 1, 2, 4, 3])]
+    for each in found:
+        assert torch.equal(each[..., :4], torch.zeros(3, 8, 4))
+        assert torch.equal(each[..., 4:].round(), torch.full((3, 8, 4), 255.0))
+    assert torch.equal(between.round(), torch.full((3, 8, 8), 127.0))
+
+
 def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     _save(tmp_path / "a.png", picture)

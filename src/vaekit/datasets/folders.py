@@ -1,5 +1,6 @@
 """Folders of images."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ def image_folder(
     threshold: float = 0.5,
     seed: int = 0,
 ) -> ArrayDataset:
-    """Read every image below a folder.
+    """Read every image below a folder, behind links too, but nothing whose name begins with a dot.
 
-    Each is turned as its EXIF data say, scaled until it covers ``size`` and cut to it at the
-    centre; all are held in memory as bytes. Where the folder holds sub-folders, the name of the
-    first one on the way to an image is its class, and the labels count the classes in alphabetical
-    order.
+    Each is turned as its EXIF data say, laid on white where it is transparent, scaled until it
+    covers ``size`` and cut to it at the centre; all are held in memory as bytes. Where the folder
+    holds sub-folders, the name of the first one on the way to an image is its class, and the labels
+    count the classes in alphabetical order.
 
     Args:
         path: The folder.
@@ -65,7 +66,7 @@ def image_folder(
         raise ValueError(_checks.expected("channels", "1 or 3", channels))
     if not path.is_dir():
         raise FileNotFoundError(_checks.expected("path", "a folder", f"{path}, which is none"))
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    files = sorted(_images(path))
     if not files:
         what = "a folder with images (" + " ".join(sorted(_SUFFIXES)) + ")"
         raise ValueError(_checks.expected("path", what, f"{path}, without one"))
@@ -79,6 +80,9 @@ def image_folder(
                     raise ValueError(f"mode {image.mode!r}, whose range is unknown")
                 if image.mode.startswith("I;16"):  # which PIL would cut off at 255
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                if "A" in image.getbands() or "transparency" in image.info:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
                 fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(
@@ -97,6 +101,19 @@ def image_folder(
         seed=seed,
         classes=classes if labels else (),
     )
+
+
+def _images(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Find the images below a folder; what is linked to from within itself is gone into once."""
+    above |= {folder.resolve()}
+    for each in folder.iterdir():
+        if each.name.startswith("."):  # what programs keep for themselves, copies of images too
+            continue
+        if each.is_dir():
+            if each.resolve() not in above:
+                yield from _images(each, above)
+        elif each.suffix.lower() in _SUFFIXES:
+            yield each
 
 
 def _height_and_width(size: int | tuple[int, int]) -> torch.Size:
