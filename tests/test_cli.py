@@ -611,6 +611,53 @@ def test_a_table_that_begins_with_an_empty_line(content: str, tmp_path: Path) ->
     assert columns == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("content", "columns", "rows", "said"),
+    [
+        ("0,1,2\n.5,2,3\n4,5,6\n", ["0", "1", "2"], 2, "0,1,2, is taken for the columns' names."),
+        (
+            "0,1,2\n3,2,3\n4,5,6\n",
+            [],
+            3,
+            "0,1,2, is taken for an element; if it is of names, make words",
+        ),
+        ("0,1\n.5,.9\n1,.4\n", [], 3, "0,1, is taken for an element"),
+        ("400,402\n.5,.9\n1,.4\n", [], 3, "400,402, is taken for an element"),
+        ("0,1,1\n3,2,3\n4,5,6\n", [], 3, ""),
+        ("0.0,1,2\n.5,2,3\n4,5,6\n", [], 3, ""),
+    ],
+)
+def test_a_first_line_of_whole_numbers(
+    content: str, columns: list[str], rows: int, said: str, tmp_path: Path, capsys
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    values, *_, found = read_numbers(path, None)
+    assert (len(values), found) == (rows, columns)
+    assert main(["train", str(path), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert (f"data: the first line of x.csv, {said}" in capsys.readouterr().err) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "named"),
+    [
+        (["3", "-1", "3"], [3, -1, 3], False),
+        (["3.0", "1", "2e0"], [3, 1, 2], False),
+        (["0.5", "1", "2"], [0.5, 1, 2], False),
+        (["9007199254740993", "9007199254740992", "0"], [2**53 + 1, 2**53, 0], False),
+        (["9223372036854775808", "9223372036854775809", "1"], [1, 2, 0], True),
+        (["inf", "1e400", "1"], [2, 1, 0], True),
+        (["9007199254740993.0", "9007199254740992.0", "1"], [2, 1, 0], True),
+    ],
+)
+def test_labels_that_are_numbers_stay_apart(labels, numbers, named, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["x,id", *(f"1,{label}" for label in labels)]))
+    _, found, names, _ = read_numbers(path, "id")
+    assert found.tolist() == numbers
+    assert names == (sorted(labels) if named else ())
+
+
 def test_a_tracker_that_is_not_there_leaves_the_folder_free(tmp_path: Path, capsys) -> None:
     command = "train", "digits", "--out", str(tmp_path / "run"), *SMALL
     assert "--log-with" in fails(capsys, *command, "--log-with", "tensorbord")

@@ -19,7 +19,7 @@ import torch
 
 from vaekit import _checks, datasets, likelihoods, metrics, plots, recipes, storage
 from vaekit._version import __version__
-from vaekit.datasets.tables import read_numbers, units
+from vaekit.datasets.tables import read_numbers, remark, units
 from vaekit.objectives import Reconstruction
 from vaekit.training import Checkpoints, History, evaluate, fit, fork_seed
 from vaekit.training.world import World
@@ -426,6 +426,9 @@ def _set_by_name(takes: Iterable[str]) -> list[str]:
 
 def _notes(train: datasets.ArrayDataset, config: dict[str, Any]) -> Iterator[str]:
     """Word what of numbers may not be meant."""
+    path = Path(config["data"])
+    if path.suffix == ".csv" and (said := remark(path, config["label"])):
+        yield said
     shape, normal = train.shape, config["likelihood"] in (None, "gaussian")
     if len(shape) == 1 and config["binarize"] == "none" and normal and not config["standardize"]:
         rows = datasets.unpack(train[:10_000]).x

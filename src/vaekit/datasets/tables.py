@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vaekit import _checks
 
-__all__ = ["Units", "read_numbers", "units"]
+__all__ = ["Units", "read_numbers", "remark", "units"]
 
 _CODING = "utf-8-sig"  # which some programs begin with a mark
 
@@ -49,7 +49,8 @@ def units(rows: npt.NDArray[Any]) -> Units:
 def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str], Sequence[str]]:
     """Read a file of numbers, without running what it may hold.
 
-    Labels that are numbers are taken as they are, words by the names that they are.
+    Labels that are numbers are taken as they are, words by the names that they are; so are numbers
+    that are infinite or too large to be told from their neighbours.
 
     Returns:
         The numbers, the labels, the labels' names, and the columns' names, where they have some.
@@ -91,10 +92,8 @@ def read_numbers(path: Path, label: str | None) -> tuple[Any, Any, Sequence[str]
 
 def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     """Read a table with or without a line of names; return the labels, and the names, apart."""
-    first, names = next(_rows(path), (0, []))
-    names = [each.strip() for each in names]
+    first, names, named, _ = _first_line(path, label)
     told = [*map(_is_number, names)]
-    named = label is not None or not any(told)
     if not named and not all(told):
         odd = told.index(False)
         got = f"{path.name}, with {names[odd]!r} in column {odd + 1}"
@@ -123,9 +122,7 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
     if label is not None:
         _checks.one_of("--label", label, names)
         labels = read(usecols=columns.pop(names.index(label)), dtype=str, ndmin=1)
-        if all(map(_is_number, labels)):
-            numbers = labels.astype(float)
-            labels = numbers.astype(int) if (numbers == numbers.round()).all() else numbers
+        labels = _as_numbers(labels)
     _checks.require(bool(columns), "data", "at least one column of numbers", f"{names}")
     try:
         return read(usecols=columns, ndmin=2), labels, [names[i] for i in columns if named]
@@ -141,6 +138,44 @@ def _table(path: Path, label: str | None) -> tuple[Any, Any, list[str]]:
         raise ValueError(message) from error
 
 
+def remark(path: Path, label: str | None) -> str:
+    """Word what a first line of whole numbers is taken for, where it may be meant otherwise."""
+    return _first_line(path, label)[3]
+
+
+def _first_line(path: Path, label: str | None) -> tuple[int, list[str], bool, str]:
+    """Return a table's first line: its number, its cells, whether they are names, and a remark."""
+    (line, first), (_, second) = [*islice(_rows(path), 2), (0, []), (0, [])][:2]
+    names = [each.strip() for each in first]
+    if label is not None or not all(map(_is_whole, names)):
+        return line, names, label is not None or not any(map(_is_number, names)), ""
+    counted = names == [str(place) for place in range(len(names))]  # as pandas does without names
+    above = not all(map(_is_whole, second))  # numbers that are not whole
+    named = counted and above and len(names) > 2  # fewer may well be a row
+    if not counted and not above:
+        return line, names, named, ""
+    kind = "the columns' names" if named else "an element; if it is of names, make words of them"
+    return (
+        line,
+        names,
+        named,
+        f"the first line of {path.name}, {','.join(first)[:20]}, is taken for {kind}.",
+    )
+
+
+def _as_numbers(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Make numbers of labels that are some; as floats, if that merges none of them."""
+    if all(map(_is_whole, labels)):
+        whole = [int(each) for each in labels]
+        return np.array(whole) if max(map(abs, whole)) < 2**63 else labels
+    if not all(map(_is_number, labels)):
+        return labels
+    numbers = labels.astype(float)
+    if not (np.abs(numbers) < 2**53).all():
+        return labels
+    return numbers.astype(int) if (numbers == numbers.round()).all() else numbers
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Go through the lines of a table that hold something, with their numbers."""
     with path.open(encoding=_CODING, newline="") as lines:
@@ -148,6 +183,10 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             if row:
                 yield reader.line_num, row
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch(r"\s*[+-]?\d+\s*", text, re.ASCII) is not None
 
 
 def _is_number(text: str) -> bool:
