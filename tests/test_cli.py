@@ -359,6 +359,29 @@ def test_where_a_run_cannot_be_written(run: Path, tmp_path: Path, capsys) -> Non
     assert "--out: its ending: expected one of '.html'" in said
 
 
+def test_places_that_cannot_be_written_to(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    for ending in ("npy", "html"):
+        (tmp_path / f"folder.{ending}").mkdir()
+    for command, out, said in (
+        (["train", "digits", *SMALL], "file/run", "a place that can be written to"),
+        (["sample", str(run)], "file/x.npy", "a place that can be written to"),
+        (["report", str(run)], "file/x.html", "a place that can be written to"),
+        (["sample", str(run)], "folder.npy", "a file, got a folder"),
+        (["report", str(run)], "folder.html", "a file, got a folder"),
+    ):
+        got = fails(capsys, *command, "--out", str(tmp_path / out))
+        assert f": --out: expected {said}" in got
+        assert str(tmp_path / out) in got
+
+
+@pytest.mark.parametrize("content", [["a", "b"], np.array(["2000-01-01"] * 2, "M8[D]"), [1j, 2]])
+def test_what_has_no_deviation(content, tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "x.npy", np.array([content] * 9))
+    words = "train", str(tmp_path / "x.npy"), "--standardize", "--out", str(tmp_path / "run")
+    assert "data: expected an array of real numbers, got" in fails(capsys, *words)
+
+
 def test_numbers_of_draws_and_of_samples(run: Path, capsys) -> None:
     assert "--samples: expected a whole" in fails(capsys, "evaluate", str(run), "--samples", "0")
     assert "--number: expected a whole" in fails(capsys, "sample", str(run), "--number", "0")

@@ -1,5 +1,6 @@
 """Pictures of the latent space and charts: the numbers that they draw."""
 
+import io
 import math
 from collections.abc import Callable
 from itertools import combinations
@@ -69,6 +70,13 @@ def test_bars_of_a_batch_with_labels() -> None:
     model = _model([1.0], [-1.0])
     bars = [plots.kl_bars(model, data).patches for data in (X, (X, X[:, 0]), {"x": X})]
     assert bars[0][0].get_height() == bars[1][0].get_height() == bars[2][0].get_height()
+
+
+def test_names_of_classes_are_no_formulas() -> None:
+    data = vk.datasets.from_tensors(X, torch.arange(101) % 2, classes=("$a_$", "US$"))
+    ax = plots.latent_scatter(_model([1.0, 2.0], [-1.0, -1.0]), data)
+    ax.figure.savefig(io.BytesIO())  # where matplotlib reads them
+    assert [each.get_text() for each in ax.get_legend().get_texts()] == [r"\$a_\$", r"US\$"]
 
 
 def test_a_single_element_has_no_standard_error() -> None:

@@ -203,7 +203,8 @@ class TestDetector:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"latent_dim": 0}, "above 0"),
+        ({"latent_dim": 0}, "latent_dim: expected a whole number above 0"),
+        ({"beta": "much"}, "beta: expected a finite number at least 0"),
         ({"beta": -1}, "beta: expected a finite number at least 0"),
         ({"likelihood": "poisson"}, "likelihood: expected one of"),
         ({"samples": 0}, "samples: expected"),
@@ -286,6 +287,14 @@ def test_a_share_that_does_not_fit(share, refuses) -> None:
     with annotations_unchecked():
         detector = VAEOutlierDetector(steps=2, contamination=share)
     refuses(ValueError, lambda: detector.fit(IRIS), "contamination: expected")
+
+
+def test_a_number_in_words_is_one() -> None:
+    with annotations_unchecked():
+        one, other = (
+            VAETransformer(beta=beta, steps=2, random_state=0).fit(IRIS) for beta in ("2", 2)
+        )
+    assert np.array_equal(one.transform(IRIS), other.transform(IRIS))
 
 
 def test_another_latent(refuses) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -261,7 +262,8 @@ def _train(args: argparse.Namespace) -> int:
     if world.leads:
         for note in _notes(train, config):
             print(f"vaekit train: data: {note}", file=sys.stderr)
-        _write_json(args.out / "config.json", config)
+        with _written_to(args.out):
+            _write_json(args.out / "config.json", config)
     try:
         history = fit(
             model.to(world.device_for(device)),
@@ -323,6 +325,7 @@ def _sample(args: argparse.Namespace) -> int:
     model = _trained(args)
     out = args.out or args.folder / "samples.npy"
     _checks.one_of("--out: its ending", out.suffix, (".npy", ".png", ".csv"))
+    _checks.require(not out.is_dir(), "--out", "a file", f"a folder, {out}")
     generator = torch.Generator(args.device).manual_seed(args.seed)
     how = {"temperature": args.temperature, "draw": args.draw}
     drawn = model.sample(args.number, generator=generator, **how)
@@ -332,7 +335,7 @@ def _sample(args: argparse.Namespace) -> int:
     if units := config.get("units"):  # in double precision, which columns far from 0 need
         spread = np.where(units["varies"], units["scale"], 0)
         values = values * spread + np.array(units["mean"])
-    with storage.scratch(out.parent) as temporary:
+    with _written_to(out), storage.scratch(out.parent) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
                 np.save(file, values)
@@ -350,12 +353,14 @@ def _sample(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     out = args.out or args.folder / "report.html"
     _checks.one_of("--out: its ending", out.suffix, (".html",))
+    _checks.require(not out.is_dir(), "--out", "a file", f"a folder, {out}")
     model, test = _trained(args), _test_data(args)
     history = History(**_read_json(args.folder / "history.json"))
     title = f"Report of {args.folder.name}"
     if _read_config(args.folder)["standardize"]:
         title += ", in standardised columns"
-    print(plots.report(model, test, out, history=history, title=title, seed=args.seed))
+    with _written_to(out):
+        print(plots.report(model, test, out, history=history, title=title, seed=args.seed))
     return 0
 
 
@@ -544,6 +549,8 @@ def _standardized(values: Any, rows: torch.Tensor, config: dict[str, Any]) -> An
     """Bring columns to mean 0 and deviation 1 over the training rows, and note their units."""
     what = "a table, a row for each element, to --standardize"
     _checks.require(values.ndim == 2, "data", what, f"shape {values.shape}")
+    real = values.dtype.kind in "biuf"
+    _checks.require(real, "data", "an array of real numbers", values.dtype)
     if not np.isfinite(values).all():
         _checks.finite("data", torch.tensor(values))
     if "units" not in config:
@@ -619,6 +626,17 @@ def _read_json(path: Path) -> Any:
 def _test_data(args: argparse.Namespace) -> datasets.ArrayDataset:
     """Return the data that a run holds out."""
     return _data(_read_config(args.folder))[1]
+
+
+@contextmanager
+def _written_to(out: Path) -> Iterator[None]:
+    """Name the option where its place cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        got = f"{out} ({error.strerror or error})"
+        message = _checks.expected("--out", "a place that can be written to", got)
+        raise OSError(message) from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -77,14 +77,15 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         """
         X = validate_data(self, X, dtype=(np.float64, np.float32))
         _checks.one_of("likelihood", self.likelihood, ("gaussian", "bernoulli"))
-        _checks.number("beta", self.beta, low=0)
+        beta = _checks.number("beta", self.beta, low=0)
+        _checks.positive_int("latent_dim", self.latent_dim)
         _checks.positive_int("samples", self.samples)
         device = _checks.device("device", self.device or "cpu")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         mean, scale, varies = self._standard(X)
         rows = _tensor(X, mean, scale)
         with _seeded(device, fork_seed(seed, "initialisation")):
-            model, objective = self._built(X.shape[1])
+            model, objective = self._built(X.shape[1], beta)
             model.to(device, rows.dtype)
             history = fit(
                 model,
@@ -162,7 +163,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
         turned: npt.NDArray[Any] = rows * np.where(self._varies, self.scale_, 0) + self.mean_
         return turned
 
-    def _built(self, columns: int) -> recipes.Recipe:
+    def _built(self, columns: int, beta: float) -> recipes.Recipe:
         """Return the model, whose posterior is to be Gaussian, and the objective."""
         if self.build is None:
             likelihood: likelihoods.Likelihood = likelihoods.Gaussian(columns, learn_sigma=True)
@@ -173,7 +174,7 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
                 raise TypeError(_checks.expected("hidden", what, repr(self.hidden)))
             nets = recipes.perceptrons(tuple(self.hidden))
             model, _ = recipes.vae(likelihood, self.latent_dim, nets=nets)
-            return recipes.Recipe(model, Reconstruction() + self.beta * KL())
+            return recipes.Recipe(model, Reconstruction() + beta * KL())
         if not callable(self.build):
             what = "a function from the number of columns to a VAE and an objective"
             raise TypeError(_checks.expected("build", what, repr(self.build)))

@@ -207,9 +207,10 @@ def one_label_each(labels: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
 
 
 def class_names(data: Any, values: npt.NDArray[Any]) -> list[str]:
-    """Return the name of each label."""
+    """Return the name of each label, as matplotlib writes it: between dollars it reads formulas."""
     classes = getattr(data, "classes", ())
-    return [str(classes[int(value)] if classes else value) for value in values]
+    names = [str(classes[int(value)] if classes else value) for value in values]
+    return [name.replace("$", r"\$") for name in names]
 
 
 # --- Codes ---------------------------------------------------------------------------------------
