@@ -117,7 +117,7 @@ class Objective(nn.Module):
         return {
             name: value.mean() if value.ndim else value
             for term, _ in self.pairs
-            for name, value in term.by_element(out, x).items()
+            for name, value in by_element(term, out, x).items()
         }
 
     def total(self, values: Mapping[str, Tensor], step: int = 0) -> Float[Tensor, ""]:
@@ -222,28 +222,6 @@ class Term(nn.Module, ABC):
         """Return every named value of the term, without weights."""
         return {self.name: self(out, x)}
 
-    def by_element(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> dict[str, Tensor]:
-        """Return every named value as ``(B,)`` or a scalar: the mean over draws, if there are any.
-
-        Raises:
-            TypeError: If a value is no tensor.
-            ValueError: If one is of another shape, whose mean would be no sum over an event.
-        """
-        found = self.values(out, x)
-        batch, several = out.z.shape[-2], out.z.ndim == 3
-        for name, value in found.items():
-            shape = getattr(value, "shape", None)
-            if shape is None:
-                what = "a tensor of a value for each element, or a scalar one"
-                raise TypeError(_checks.expected(name, what, f"a {type(value).__name__}"))
-            if several and shape == out.z.shape[:-1]:
-                found[name] = value.mean(0)
-            elif len(shape) and shape != (batch,):
-                what = f"a value for each of the {batch} elements, of shape ({batch},), or a scalar"
-                hint = "Sum over what belongs to one element."
-                raise ValueError(_checks.expected(name, what, f"shape {tuple(shape)}", hint))
-        return found
-
     def weights(self, step: int) -> dict[str, float]:
         """Return the weight of every named value inside the term."""
         return dict.fromkeys(self.names, 1.0)
@@ -291,6 +269,29 @@ class Term(nn.Module, ABC):
         shown = [f"{key}={value!r}" for key, value in options if value != self._usual[key]]
         shown += [f"name={self.name!r}"] * self._named
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def by_element(term: Term, out: VAEOutput, x: Tensor) -> dict[str, Tensor]:
+    """Return every named value of a term as ``(B,)`` or a scalar: the mean over several draws.
+
+    Raises:
+        TypeError: If a value is no tensor.
+        ValueError: If one is of another shape, whose mean would be no sum over an event.
+    """
+    found = term.values(out, x)
+    batch, several = out.z.shape[-2], out.z.ndim == 3
+    for name, value in found.items():
+        shape = getattr(value, "shape", None)
+        if shape is None:
+            what = "a tensor of a value for each element, or a scalar one"
+            raise TypeError(_checks.expected(name, what, f"a {type(value).__name__}"))
+        if several and shape == out.z.shape[:-1]:
+            found[name] = value.mean(0)
+        elif len(shape) and shape != (batch,):
+            what = f"a value for each of the {batch} elements, of shape ({batch},), or a scalar"
+            hint = "Sum over what belongs to one element."
+            raise ValueError(_checks.expected(name, what, f"shape {tuple(shape)}", hint))
+    return found
 
 
 def _pairs(objective: Objective | Term) -> "list[tuple[Term, Weight]]":

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, constraints
 from vaekit import _checks
 from vaekit.networks import takes_context
 from vaekit.objectives import Objective
+from vaekit.objectives.base import by_element
 from vaekit.storage import is_spread
 from vaekit.training.how import How
 from vaekit.training.measures import device_of, read_numbers
@@ -366,7 +367,7 @@ class Passes:
         with self._world.drawing_alike(self._device):
             for term, _ in self._objective.pairs:
                 if term.statistic:
-                    for name, value in term.by_element(whole, piece.target).items():
+                    for name, value in by_element(term, whole, piece.target).items():
                         added[name] = value.mean() / piece.parts
         return {name: added[name] for name in self._names}
 
@@ -379,7 +380,7 @@ class Passes:
         added = {}
         for term in (term for term, _ in self._objective.pairs if not term.statistic):
             with self._naming(piece.x, piece.target):
-                values = term.by_element(out, piece.target)
+                values = by_element(term, out, piece.target)
             for name, value in values.items():
                 what = "terms of one value for each element, or of statistic = True"
                 _checks.require(value.ndim > 0, "objective", what, f"a scalar from {term!r}")
