@@ -852,3 +852,49 @@ def test_a_process_of_its_own_takes_denormal_numbers_for_zero() -> None:
         "assert owned[1] is not torch.set_flush_denormal(True), owned",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(run: Path, tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "history.json").read_bytes()
+    said = fails(capsys, "train", "--resume", "--out", str(folder), "--steps", "9")
+    assert "--out: expected a run with its checkpoints" in said
+    assert (folder / "history.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_bar_shows_steps_unless_it_is_to_be_quiet(tmp_path: Path, capsys, quiet) -> None:
+    words = ["--steps", "3", *NARROW, *["--quiet"] * quiet]
+    assert main(["train", "digits", "--binarize", "threshold", "--out", str(tmp_path), *words]) == 0
+    assert ("3/3" in capsys.readouterr().err) is not quiet
+
+
+def test_ctrl_c_before_training(tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vaekit.cli._data", interrupted)
+    assert main(["train", "digits", "--out", str(tmp_path), *SMALL]) == 130
+
+
+@pytest.mark.parametrize("history", ['{"step": 5}', "[1]", '{"other": []}'])
+def test_a_history_that_is_none(run: Path, tmp_path: Path, capsys, history: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "history.json").write_text(history)
+    assert "RUN: expected a" in fails(capsys, "report", str(folder))
+
+
+def test_a_recipe_that_is_none(run: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"recipe": "other"}))
+    assert "recipe" in fails(capsys, "train", "--resume", "--out", str(folder), "--steps", "9")
+
+
+def test_more_than_there_is_memory_for(run: Path, capsys) -> None:
+    assert "memory" in fails(capsys, "sample", str(run), "--number", str(10**13))
+    assert "--seed: expected" in fails(capsys, "sample", str(run), "--seed", "9" * 30)

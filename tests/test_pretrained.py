@@ -483,6 +483,10 @@ class TestAttacks:
             {"class": "torch.nn.DataParallel", "arguments": []},
             {"class": "torch.nn.Linear", "arguments": [["in_features", 2], ["device", "meta"]]},
             {"class": "torch.nn.Sequential", "arguments": []},
+            {
+                "class": "torch.nn.RNN",
+                "arguments": [["input_size", 1], ["hidden_size", 1], ["num_layers", 10**7]],
+            },
             {"class": "vaekit.priors.StandardNormal", "arguments": [["dim", 10**9]]},
             {"class": "vaekit.priors.StandardNormal"},
             {
@@ -873,3 +877,16 @@ def test_models_of_version_0_1(name: str) -> None:
     expected, _ = storage.read_tensors(SAVED / name / "expected.safetensors")
     given = {key: expected.pop(key) for key in saved.inputs(name)}
     torch.testing.assert_close(saved.told(model, **given, z=expected["z"]), expected)
+
+
+def test_weights_tied_by_hand_are_not_untied_in_silence(tmp_path: Path) -> None:
+    model = tiny(width=2)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), *model.decoder.net.layers
+    )
+    net[1].weight = net[0].weight
+    model = vk.VAE(model.encoder, vk.Decoder(net, model.decoder.likelihood))
+    with pytest.warns(UserWarning, match="tied"):
+        model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model: expected one of the same parts"):
+        vk.VAE.from_pretrained(tmp_path)

@@ -3,6 +3,7 @@ import os
 import pickle
 import platform
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,29 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
             path.write_text("half")
         storage.sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([kept, notes, alive, elsewhere, own])
+
+
+def test_a_file_has_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypatch) -> None:
+    """Whole or not at all: it is never written into what bears the name."""
+    calls, sync, replace = [], os.fsync, Path.replace
+    kinds = {True: "folder", False: "file"}
+
+    def fsync(handle: int) -> None:
+        calls.append(kinds[stat.S_ISDIR(os.fstat(handle).st_mode)])
+        sync(handle)
+
+    def renamed(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return replace(self, target)
+
+    path = tmp_path / "file"
+    path.write_text("before")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with path.open() as reader:
+        with storage.scratch(tmp_path) as temporary:
+            temporary.write_text("after")
+            storage.commit(temporary, path)
+        assert reader.read() == "before"
+    assert path.read_text() == "after"
+    assert calls == ["file", "rename", "folder"][: 3 if os.name == "posix" else 2]

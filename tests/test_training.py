@@ -970,3 +970,15 @@ class TestTermsOfOnesOwn:
                 )
             weights.append(weight.weight)
         assert abs(weights[0] - weights[1]) < 0.05
+
+
+def test_the_noise_is_not_of_the_stream_of_the_data() -> None:
+    seen = []
+
+    def corruption(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.initial_seed())
+        return x
+
+    run(steps=1, seed=3, corruption=corruption)
+    assert seen == [fork_seed(3, "noise")]
+    assert fork_seed(3, "noise") != fork_seed(3, "data")

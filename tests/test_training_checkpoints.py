@@ -849,3 +849,15 @@ def test_a_run_that_failed_at_once_leaves_nothing_to_another(options, tmp_path: 
     begun, same = run(tmp_path, model=other, **options)
     assert alike(begun, alone)
     assert numbers(same) == numbers(history)
+
+
+def test_another_run_in_the_folder_is_noticed(tmp_path: Path) -> None:
+    """Each would remove what the other needs to go on."""
+
+    def meddle(state) -> None:
+        (*_, last) = sorted(tmp_path.glob("step-*"))
+        shutil.copy(last, last.with_name(f"step-{state.step:08d}-{'0' * 16}.safetensors"))
+
+    options = {"steps": 8, "batch_size": 32, "progress": False, "validate_every": 2}
+    with pytest.raises(RuntimeError, match="checkpoint: expected a folder of one run alone"):
+        fit(tiny(), elbo(), DATA, checkpoint=tmp_path, callbacks=[meddle], **options)

@@ -247,10 +247,16 @@ class TestMemory:
         assert peaks[1] < 0.5 * peaks[0]
 
     def test_channels_last(self, device) -> None:
+        def hook(_, given: tuple[torch.Tensor, ...]) -> None:
+            came.append(given[0].is_contiguous(memory_format=torch.channels_last))
+
         models = [maps().to(device), maps().to(device)]
         for model, last in zip(models, (False, True), strict=True):
-            run(model, data=DATA.to(device), channels_last=last)
+            came: list[bool] = []
             convolution = model.encoder.net.layers[2]
+            with convolution.register_forward_pre_hook(hook):
+                run(model, data=DATA.to(device), channels_last=last)
+            assert set(came) == {last}
             laid = convolution.weight.is_contiguous(memory_format=torch.channels_last)
             assert laid is last
         assert_same(*models, rtol=1e-4, atol=1e-5)
@@ -398,6 +404,38 @@ class TestMetrics:
 
 
 class TestTrackers:
+    @pytest.mark.parametrize("failing", ["start", "finish"])
+    def test_one_that_fails_leaves_no_other_open(self, failing: str) -> None:
+        class Noted(GeneralTracker):
+            name, requires_logging_directory, tracker = "noted", False, None
+
+            def __init__(self, fails: str = ""):
+                super().__init__()
+                self.fails, self.calls = fails, []
+
+            def start(self):
+                self.note("start")
+
+            def finish(self):
+                self.note("finish")
+
+            def note(self, what: str) -> None:
+                self.calls.append(what)
+                if what == self.fails:
+                    raise ArithmeticError(what)
+
+            def store_init_configuration(self, values):
+                pass
+
+            def log(self, values, step=None):
+                pass
+
+        others = Noted(), Noted()
+        with pytest.raises(ArithmeticError, match=failing):
+            run(log_with=[others[0], Noted(failing), others[1]], epochs=1)
+        started = [others[0]] if failing == "start" else others
+        assert [other.calls for other in started] == [["start", "finish"]] * len(started)
+
     def test_tensorboard(self, tmp_path) -> None:
         history = run(validation=DATA, log_with="tensorboard", log_dir=tmp_path)
         events = EventAccumulator(str(tmp_path / "vaekit")).Reload()

@@ -34,7 +34,8 @@ _TORCH = {"torch.nn": nn.Module, "torch.distributions": Distribution}
 _OF_MODULES = frozenset(vars(nn.Module())) | frozenset(dir(nn.Module))
 #: Classes of torch.nn that build others, or copies of what they are given: more than they say.
 _BUILDERS = ("Module", "Transformer", "DataParallel", "AdaptiveLog", "Parameter", "Buffer")
-_MOST_PARTS = 100_000  # each counted as often as it occurs
+_MOST_PARTS = 10_000  # each counted as often as it occurs
+LEAST = 1000  # numbers that a tensor counts for: many small ones take long to make
 
 
 class UndescribedError(TypeError):
@@ -325,7 +326,7 @@ class _Room(TorchFunctionMode):
 
     def take(self, numbers: int) -> None:
         """Take room for numbers, or say that there is none left."""
-        self._room -= numbers
+        self._room -= max(numbers, LEAST)
         if self._room < 0:
             raise MemoryError("its parts are larger than the weights that are there for them")
 

@@ -122,13 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_flush_denormal(True)  # where it can: numbers that slow Adam down become zero
     args = _parser().parse_args(arguments)
     try:
+        if getattr(args, "seed", None) is not None:
+            _checks.seed("--seed", args.seed)
         code: int = args.run(args)
         return code
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
         of_compiler = type(error).__module__.startswith(("torch._dynamo.", "torch._inductor."))
-        if not isinstance(error, _ERRORS) and not of_compiler:
+        of_memory = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        if not (isinstance(error, _ERRORS) or of_compiler or of_memory):
             raise
         said = f"--compile: torch says: {error}".partition("\n")[0] if of_compiler else error
         print(f"vaekit {args.command}: {_spelled(str(said))}", file=sys.stderr)
@@ -355,7 +358,7 @@ def _report(args: argparse.Namespace) -> int:
     _checks.one_of("--out: its ending", out.suffix, (".html",))
     _checks.require(not out.is_dir(), "--out", "a file", f"a folder, {out}")
     model, test = _trained(args), _test_data(args)
-    history = History(**_read_json(args.folder / "history.json"))
+    history = _history(args.folder / "history.json")
     title = f"Report of {args.folder.name}"
     if _read_config(args.folder)["standardize"]:
         title += ", in standardised columns"
@@ -375,6 +378,9 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     if "data" in given and given["data"] not in _NAMED:
         given["data"] = str(Path(given["data"]).resolve())  # wherever it is asked for again
     if args.resume:
+        if (args.out / "history.json").exists() and not [*_steps(args.out)]:
+            what = "a run with its checkpoints, to go on from"
+            raise ValueError(_checks.expected("--out", what, f"{args.out}, which has none left"))
         return _gone_on_with(_DEFAULTS | _read_config(args.out), given)
     if "data" not in given:
         raise ValueError(_checks.expected("data", "a name, a folder or a file", "none"))
@@ -384,7 +390,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     within = given["data"] not in _NAMED and args.out.resolve().is_relative_to(data)
     what = f"a folder outside of {data}, among whose images its own would be"
     _checks.require(not (within and data.is_dir()), "--out", what, args.out)
-    written = (args.out / "checkpoints").glob("step-*")
+    written = _steps(args.out)
     if not all(path.name.startswith("step-00000000-") for path in written):  # of a run that failed
         what = "a folder without a run, or --resume"
         raise ValueError(_checks.expected("--out", what, args.out))
@@ -395,6 +401,11 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     config = _DEFAULTS | given | {"version": __version__}
     _check_all_apply(given, config)
     return config
+
+
+def _steps(out: Path) -> Iterator[Path]:
+    """Find what checkpoints of a run are there, whole or damaged."""
+    return (out / "checkpoints").glob("step-*")
 
 
 def _check_all_apply(given: dict[str, Any], config: dict[str, Any]) -> None:
@@ -601,6 +612,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not {"data", "recipe", "version"} <= config.keys():
         what = "the folder of a run, or one without a config.json"
         raise ValueError(_checks.expected("RUN", what, f"{path}, of something else"))
+    _checks.one_of(f"RUN: the recipe in {path}", config["recipe"], _RECIPES)
     return _DEFAULTS | config
 
 
@@ -621,6 +633,18 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(_checks.expected("RUN", "whole files", f"{path}: {error}")) from error
+
+
+def _history(path: Path) -> History:
+    """Read a history, or name the file where it holds another thing."""
+    found, kinds = _read_json(path), {name: type(each) for name, each in vars(History()).items()}
+    if not isinstance(found, dict) or not found.keys() <= kinds.keys():
+        raise ValueError(_checks.expected("RUN", "a history", f"{path}, with another thing"))
+    for name, value in found.items():
+        if not isinstance(value, kinds[name]) and kinds[name] is not type(None):
+            what, got = f"a {kinds[name].__name__} for {name}", f"{path} with {value!r}"
+            raise ValueError(_checks.expected("RUN", what, got))
+    return History(**found)
 
 
 def _test_data(args: argparse.Namespace) -> datasets.ArrayDataset:

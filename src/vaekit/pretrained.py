@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vaekit import _checks, storage
 from vaekit._version import __version__
-from vaekit.architecture import UndescribedError, build, describe, torch_class
+from vaekit.architecture import LEAST, UndescribedError, build, describe, torch_class
 from vaekit.storage import DamagedFileError
 
 __all__ = ["Pretrained"]
@@ -292,7 +292,8 @@ def _compare(kept: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Say so where weights do not fit a model, by name and shape."""
     lacking, foreign = sorted(kept.keys() - given.keys()), sorted(given.keys() - kept.keys())
     if lacking or foreign:
-        got = f"none of {lacking}, and besides {foreign}" if lacking else f"besides {foreign}"
+        got = f"none of {_few(lacking)}, and besides" if lacking else "besides"
+        got += f" {_few(foreign)}"
         raise ValueError(_checks.expected("model", "the weights of its parts", got))
     for name, value in kept.items():
         what, shape = f"shape {tuple(value.shape)}", given[name].shape
@@ -300,6 +301,11 @@ def _compare(kept: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         dtype = given[name].dtype
         alike = dtype in _DTYPES if value.dtype in _DTYPES else dtype == value.dtype
         _checks.require(alike, name, f"numbers like {value.dtype}", dtype)
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" * (len(names) > most)
+    return f"{list(names[:most])}{more}"
 
 
 def _give(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -328,13 +334,24 @@ def _verify(
     found: dict[str, Tensor] = {}
     again = describe(rebuilt, found)
     same = again == described and repr(rebuilt) == repr(model)
+    same = same and _shared(rebuilt) == _shared(model)
     buffers = dict(rebuilt.named_buffers())
     pairs = [(value, found.get(name)) for name, value in arguments.items()]
     pairs += [(value, buffers.get(name)) for name, value in model.named_buffers()]
     if not same or not all(b is not None and torch.equal(a.cpu(), b.cpu()) for a, b in pairs):
         what = "a model that its constructors' arguments make again"
-        got = "one that was changed since, or keeps other values under their names"
+        got = (
+            "one that was changed since, has weights tied, or keeps other values under their names"
+        )
         raise UndescribedError(_checks.expected("model", what, got))
+
+
+def _shared(model: nn.Module) -> list[list[str]]:
+    """List the names of parameters, those that are one and the same beside one another."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    return list(places.values())
 
 
 def _cast(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -381,7 +398,8 @@ class _UnknownClassError(ValueError):
 
 
 def _room(*held: Mapping[str, Tensor]) -> int:
-    return _SPARE + 2 * sum(value.numel() for tensors in held for value in tensors.values())
+    weights = [value for tensors in held for value in tensors.values()]
+    return _SPARE + sum(2 * value.numel() + 10 * LEAST for value in weights)
 
 
 def _built(

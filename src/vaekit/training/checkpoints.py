@@ -231,6 +231,7 @@ class Writer:
     _now: dict[str, Any] = field(default_factory=dict)  # those of the checkpoint
     _mark: str = ""  # of the batch that came before the checkpoint
     _last: Any = None  # batch
+    _names: set[str] = field(default_factory=set)  # of the files, when last looked at
 
     def start(self, resume: bool) -> Position:
         """Put the newest checkpoint's state back, or write the first one; return how far it is."""
@@ -238,6 +239,7 @@ class Writer:
             return self._at
         checkpoints = self.checkpoints
         state = self.world.agreed(lambda: checkpoints.start(resume))
+        self._names = _names(checkpoints)
         if state is None:
             self.write(self._at)
             return self._at
@@ -325,7 +327,19 @@ class Writer:
             "history": self.rows.history.to_dict(),
         }
         checkpoints, history = self.checkpoints, self.rows.history
-        self.world.agreed(lambda: checkpoints.save(at.step, state, history))
+
+        def save() -> None:
+            self._look_for_others(checkpoints)
+            checkpoints.save(at.step, state, history)
+            self._names = _names(checkpoints)
+
+        self.world.agreed(save)
+
+    def _look_for_others(self, checkpoints: Checkpoints) -> None:
+        """Say so where another run writes to the folder, before either removes what it needs."""
+        if foreign := sorted(_names(checkpoints) - self._names):
+            got = f"{foreign[0]} in {checkpoints.folder}, which this run did not write"
+            raise RuntimeError(_checks.expected("checkpoint", "a folder of one run alone", got))
 
     def _whole(self, states: dict[str, Any]) -> dict[str, Any]:
         """Put what is spread over the processes together, for the first to write."""
@@ -371,6 +385,10 @@ def _files(folder: Path) -> list[Path]:
         path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_file()
     ]
     return sorted(found, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+
+
+def _names(checkpoints: Checkpoints) -> set[str]:
+    return {path.name for path in _files(Path(checkpoints.folder))}
 
 
 def _step(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Sending what training measures to TensorBoard, or to any tracker that accelerate knows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
 
@@ -25,24 +25,21 @@ def tracking(
     """
     found: list[Any] = []
 
-    def start() -> None:
-        found.extend(made)
-        for tracker in found:
+    def start(ending: ExitStack) -> None:
+        for tracker in made:
             tracker.start()
+            ending.callback(tracker.finish)
             tracker.store_init_configuration(dict(settings))
-
-    world.agreed(start)
+            found.append(tracker)
 
     def log(state: TrainingState) -> None:
         values = _newest(state)
         for tracker in found:
             tracker.log(values, step=state.step)
 
-    try:
+    with ExitStack() as ending:  # every one is finished, whatever the others do
+        world.agreed(lambda: start(ending))
         yield [log] if found else []
-    finally:
-        for tracker in found:
-            tracker.finish()
 
 
 def trackers(log_with: Any, log_dir: str | PathLike[str]) -> list[Any]:
