@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 import torchmetrics
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader, DistributedSampler
 
 import vaekit as vk
+from vaekit.storage import is_spread
 
 DIM, DRAWS, PIXELS = 3, 4, 8
 SIZES = 8, 8, 3  # of the batches: four processes have no share each of the last
@@ -341,6 +343,8 @@ def spread(folder: Path) -> dict[str, object]:
     def run(steps: int, source=None, name="stratified", **options):
         torch.manual_seed(rank)  # what a process begins with is the first one's
         made, objective = given(), OBJECTIVES[name]()
+        first, second, *_ = (e for e in made.decoder.net.modules() if isinstance(e, nn.Linear))
+        second.register_forward_pre_hook(lambda *_: pieces.append(is_spread(first.weight)))
         source = data() if source is None else source
         fixed = {"pairs": True, "progress": False, "batch_size": 8, "seed": 3, "clip_grad_norm": 1}
         history = vk.fit(made, objective, source, steps=steps, **fixed | options)
@@ -361,9 +365,11 @@ def spread(folder: Path) -> dict[str, object]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         found["together"] = get_model_state_dict(state.model, options=options)
 
-    rank, asked = torch.distributed.get_rank(), []
+    rank, asked, pieces = torch.distributed.get_rank(), [], []
     found = {"replicated": run(9)}
+    pieces.clear()
     found["spread"] = run(9, shard=True, callbacks=[ask, together])
+    found["pieces"] = [*pieces]
     found["recomputed"] = run(9, shard=True, recompute=True, accumulate=2)
     run(5, shard=True, checkpoint=folder / "spread")
     found["resumed"] = run(9, shard=True, checkpoint=folder / "spread", resume=True)

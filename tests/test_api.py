@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import subprocess
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -354,3 +355,30 @@ def test_the_signatures_are_those_of_the_run_time() -> None:
             assert [(p.name, p.kind.value, p.required) for p in found.parameters] == expected, name
             checked += 1
     assert checked > 300
+
+
+def test_an_older_line_says_nothing_of_a_newer_change(tmp_path: Path) -> None:
+    """Of names that the unreleased part has long named."""
+
+    def git(*words: str) -> None:
+        own = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *own, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "api").mkdir()
+    current, changelog = tmp_path / "api" / "current.txt", tmp_path / "CHANGELOG.md"
+    assert list(api.silent(tmp_path)) == []  # where there is no repository
+    git("init")
+    for path in (current, changelog):
+        path.write_text("first")
+    git("add", ".")
+    git("commit", "-m", "both")
+    assert list(api.silent(tmp_path)) == []
+    current.write_text("second")
+    assert len(list(api.silent(tmp_path))) == 1
+    git("commit", "-am", "one")
+    assert len(list(api.silent(tmp_path))) == 1
+    current.write_text("third")
+    changelog.write_text("third")
+    assert list(api.silent(tmp_path)) == []
+    git("commit", "-am", "both")
+    assert list(api.silent(tmp_path)) == []

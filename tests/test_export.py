@@ -359,6 +359,9 @@ def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch) -> None:
     }
     mu, _ = onnxruntime.InferenceSession(files["encoder"]).run(None, {"x": x.numpy()})
     torch.testing.assert_close(torch.as_tensor(mu), original.encode(x).mean)
+    monkeypatch.undo()
+    export.onnx(original, tmp_path, x)  # of which nothing lies beside
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder.onnx", "decoder.onnx"}
 
 
 def test_files_are_valid(tmp_path) -> None:

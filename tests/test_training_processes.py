@@ -194,6 +194,12 @@ class TestSpread:
             torch.testing.assert_close(measured, before, rtol=0, atol=1e-10)
             assert history.step[-1] == plain.step[-1]
 
+    def test_a_layer_is_whole_while_it_works_alone(self, ranks) -> None:
+        for rank in ranks:
+            pieces = rank["spread"]["pieces"]  # of a layer, as the next one begins
+            assert len(pieces) >= 9
+            assert all(pieces)
+
     def test_a_run_goes_on_bit_for_bit(self, ranks) -> None:
         for rank in ranks:
             shared = rank["spread"]

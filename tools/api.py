@@ -3,11 +3,12 @@
     python tools/api.py [record | release]
 
 Fails where the code differs from ``api/current.txt``; where that differs from ``api/released.txt``,
-the snapshot of the last release, and the unreleased part of CHANGELOG.md does not say so; where a
-name is gone that a release had and none deprecated; and where a deprecation names no version that
-removes it, or one that has come. ``record`` writes the current
-snapshot first; ``release``, once the changelog bears the date, makes it the released one. Until the
-first release that one holds what was public when recording began.
+the snapshot of the last release, and the unreleased part of CHANGELOG.md does not say so; where the
+newest change of ``api/current.txt`` that git knows of left CHANGELOG.md as it was, for an older
+line on a name says nothing of what changed since; where a name is gone that a release had and none
+deprecated; and where a deprecation names no version that removes it, or one that has come.
+``record`` writes the current snapshot first; ``release``, once the changelog bears the date, makes
+it the released one. Until the first release that one holds what was public when recording began.
 
 Public is what ``vaekit.__all__`` lists, the ``__all__`` of each module that it lists, and
 ``vaekit.sklearn``; of a class its constructor, its operators and what bears no leading underscore,
@@ -21,6 +22,7 @@ import ast
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -245,6 +247,23 @@ def overdue(folder: Path, version: str) -> Iterator[str]:
                     yield f"{where}: to be {removal[0]}, and this is {version}"
 
 
+def silent(root: Path) -> Iterator[str]:
+    """Word whether the newest change of the snapshot came without one of the changelog."""
+
+    def git(*words: str) -> list[str]:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return done.stdout.split() if done.returncode == 0 else []
+
+    if git("rev-parse", "--show-toplevel") != [str(root.resolve())]:
+        return  # not the repository's own checkout
+    changed = git("diff", "--name-only", "HEAD")
+    if "api/current.txt" not in changed:
+        newest = git("log", "-1", "--format=%H", "--", "api/current.txt")
+        changed = git("show", "--format=", "--name-only", *newest) if newest else []
+    if "api/current.txt" in changed and "CHANGELOG.md" not in changed:
+        yield "api/current.txt changed, and CHANGELOG.md did not: say there what did."
+
+
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Run the command, print what was found, and return 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -262,7 +281,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     changelog = (root / "CHANGELOG.md").read_text("utf-8")
     items = unreleased(changelog)
     current, released = root / "api" / "current.txt", root / "api" / "released.txt"
-    faults = list(overdue(root / "src", version))
+    faults = [*overdue(root / "src", version), *silent(root)]
     if command == "record":
         current.write_text("\n".join([HEADER, *code.values(), ""]), "utf-8")
     if found := changes(read(current), code):

@@ -257,9 +257,21 @@ def onnx(
             if check:
                 _compare(each, file, tolerance)
                 _compare(each.first(), file, tolerance)
-        for file in Path(scratch).iterdir():
-            storage.commit(file, folder / file.name)
+        for each in traced:
+            _commit(Path(scratch), folder, f"{each.name}.onnx")
     return {each.name: folder / f"{each.name}.onnx" for each in traced}
+
+
+def _commit(scratch: Path, folder: Path, name: str) -> None:
+    """Give a file its name, with what it refers to beside it; no other's weights are ever there."""
+    weights = f"{name}.data"
+    if (scratch / weights).exists():
+        (folder / name).unlink(missing_ok=True)
+        storage.commit(scratch / weights, folder / weights)
+        storage.commit(scratch / name, folder / name)
+    else:
+        storage.commit(scratch / name, folder / name)
+        (folder / weights).unlink(missing_ok=True)
 
 
 class _Traced(NamedTuple):
