@@ -859,5 +859,5 @@ def test_another_run_in_the_folder_is_noticed(tmp_path: Path) -> None:
         shutil.copy(last, last.with_name(f"step-{state.step:08d}-{'0' * 16}.safetensors"))
 
     options = {"steps": 8, "batch_size": 32, "progress": False, "validate_every": 2}
-    with pytest.raises(RuntimeError, match="checkpoint: expected a folder of one run alone"):
+    with pytest.raises(FileExistsError, match="checkpoint: expected a folder of one run alone"):
         fit(tiny(), elbo(), DATA, checkpoint=tmp_path, callbacks=[meddle], **options)

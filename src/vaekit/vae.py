@@ -343,10 +343,10 @@ class VAE(Pretrained):
         """
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         if datasets.is_batch(x):
-            return _drawn(self.encode(x, context), shape)
+            return draw_from(self.encode(x, context), shape)
 
         def draw(*batch: Any) -> tuple[Tensor, ...]:
-            return (_drawn(self.encode(*batch), shape),)
+            return (draw_from(self.encode(*batch), shape),)
 
         (drawn,) = self._over(x, draw, context, len(shape))
         return drawn
@@ -394,7 +394,7 @@ class VAE(Pretrained):
             x, context = self._unpacked(x, context)
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         posterior = self.encode(x, context)
-        z = _drawn(posterior, shape)
+        z = draw_from(posterior, shape)
         likelihood = self._decode(z, context)
         return VAEOutput(posterior, z, likelihood, self._ask(self.prior, context))
 
@@ -522,7 +522,8 @@ class VAE(Pretrained):
         return [torch.cat(tensors, dim) for tensors in zip(*parts, strict=True)]
 
 
-def _drawn(posterior: Distribution, shape: Sequence[int]) -> Tensor:
+def draw_from(posterior: Distribution, shape: Sequence[int] = ()) -> Tensor:
+    """Draw with a gradient, or name the part whose posterior cannot."""
     if not posterior.has_rsample:
         what = "a posterior that draws with a gradient (has_rsample)"
         raise TypeError(_checks.expected("encoder", what, posterior))

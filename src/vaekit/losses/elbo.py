@@ -66,8 +66,9 @@ def reconstruction(likelihood: Distribution, x: Shaped[Tensor, "..."]) -> Float[
         D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 3.
     """
     _check_paired(likelihood, x)
-    if getattr(type(likelihood), "log_prob", None) is IndependentBernoulli.log_prob:
-        return likelihood.cross_entropy(x)  # type: ignore[attr-defined, no-any-return]
+    own = type(likelihood).log_prob is not IndependentBernoulli.log_prob
+    if isinstance(likelihood, IndependentBernoulli) and not own:
+        return likelihood.cross_entropy(x)
     return -likelihood.log_prob(x)
 
 

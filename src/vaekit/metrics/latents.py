@@ -16,7 +16,7 @@ from vaekit.metrics.likelihood import batches_of, wide
 from vaekit.metrics.means import Mean, described, mean_of
 from vaekit.networks import takes_context, with_context
 from vaekit.training.measures import measuring
-from vaekit.vae import VAE
+from vaekit.vae import VAE, draw_from
 
 __all__ = [
     "ActiveUnits",
@@ -504,7 +504,7 @@ def posterior_collapse(
     with measuring(model, seed) as device:
         for x, _, context in batches_of(model, data, batch_size, device):
             posterior, prior = model.encode(x, context), with_context(model.prior, context)
-            z = _one_draw(posterior)
+            z = draw_from(posterior)
             total, by_dimension = _divergences(posterior, prior, z)
             posteriors.append(posterior)
             means.append(_mean(posterior).cpu())
@@ -518,7 +518,7 @@ def posterior_collapse(
         another = _another(len(codes))
         others = codes[another]
         for x, target, context in batches_of(model, data, batch_size, device):
-            own, other = _one_draw(model.encode(x, context)), others[start : start + len(x)]
+            own, other = draw_from(model.encode(x, context)), others[start : start + len(x)]
             right, wrong = (
                 losses.reconstruction(with_context(model.decoder, context, z), target)
                 for z in (own, other)
@@ -674,14 +674,6 @@ def _mean(posterior: Distribution) -> Tensor:
         return posterior.mean
     except NotImplementedError:
         what = "one whose posterior has a mean"
-        raise TypeError(_checks.expected("model", what, repr(posterior))) from None
-
-
-def _one_draw(posterior: Distribution) -> Tensor:
-    try:
-        return posterior.rsample()
-    except NotImplementedError:
-        what = "one whose posterior draws with rsample"
         raise TypeError(_checks.expected("model", what, repr(posterior))) from None
 
 

@@ -309,6 +309,7 @@ class Writer:
         """Write a checkpoint, where there is a folder for it.
 
         Raises:
+            FileExistsError: If another run writes to the folder.
             OSError: If it cannot be written; those before it are untouched.
             TypeError: If the state of a part is more than tensors and plain values.
         """
@@ -339,7 +340,7 @@ class Writer:
         """Say so where another run writes to the folder, before either removes what it needs."""
         if foreign := sorted(_names(checkpoints) - self._names):
             got = f"{foreign[0]} in {checkpoints.folder}, which this run did not write"
-            raise RuntimeError(_checks.expected("checkpoint", "a folder of one run alone", got))
+            raise FileExistsError(_checks.expected("checkpoint", "a folder of one run alone", got))
 
     def _whole(self, states: dict[str, Any]) -> dict[str, Any]:
         """Put what is spread over the processes together, for the first to write."""

@@ -495,7 +495,8 @@ def fit(
         model.eval()
         if rows.best is not None and history.stopped in ("early", "finished"):
             model.load_state_dict(sharding.loadable(model, rows.best))
-            objective.load_state_dict(rows.best_of_terms or objective.state_dict())
+            if rows.best_of_terms is not None:
+                objective.load_state_dict(rows.best_of_terms)
         elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history

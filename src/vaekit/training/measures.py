@@ -67,7 +67,8 @@ def evaluate(
         ['loss', 'reconstruction', 'kl']
     """
     objective = check_parts(model, objective)
-    check_precision(precision, dtype_of(model))
+    dtype = dtype_of(model)
+    check_precision(precision, dtype)
     how = How(check_samples(objective, samples), corruption, precision)
     conditional = model.takes_context
     metrics = _as_metrics(metrics, objective, device_of(model))
@@ -81,8 +82,8 @@ def evaluate(
         dataset_size(objective, datasets.size(data)),
         _by_themselves(metrics),
     ):
-        for raw in datasets.loader(data, batch_size, dtype=dtype_of(model)):
-            batch = datasets.unpack(raw, pairs=pairs, dtype=dtype_of(model))
+        for raw in datasets.loader(data, batch_size, dtype=dtype):
+            batch = datasets.unpack(raw, pairs=pairs, dtype=dtype)
             context = context_of(batch, device) if conditional else None
             out = how(model, batch.x.to(device), context)
             with nullcontext() if batch.target is batch.x else _checks.calling("x", "target"):
