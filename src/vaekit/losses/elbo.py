@@ -251,10 +251,9 @@ def total_correlation(
         left over; these are their symmetric form, in which all others share it. S. Watanabe,
         *Information Theoretical Analysis of Multivariate Correlation*, 1960.
     """
-    exact = [] if dataset_posterior is None else [dataset_posterior]
-    z, (posterior, *exact) = unrounded(z, posterior, *exact)
+    z, dataset_posterior, (posterior,) = _unrounded(z, dataset_posterior, posterior)
     joint, by_dimension = _aggregate_log_densities(
-        posterior, z, estimator, dataset_size, next(iter(exact), None)
+        posterior, z, estimator, dataset_size, dataset_posterior
     )
     return (joint - by_dimension.sum(-1)).mean()
 
@@ -321,9 +320,7 @@ def decompose_kl(
     check_comparable(posterior, prior)
     what, batch = "one for all elements, without a batch", prior.batch_shape
     _checks.require(batch.numel() == 1, "prior", what, f"batch {tuple(batch)}")
-    exact = [] if dataset_posterior is None else [dataset_posterior]
-    z, (posterior, prior, *exact) = unrounded(z, posterior, prior, *exact)
-    dataset_posterior = next(iter(exact), None)
+    z, dataset_posterior, (posterior, prior) = _unrounded(z, dataset_posterior, posterior, prior)
     joint, by_dimension = _aggregate_log_densities(
         posterior, z, estimator, dataset_size, dataset_posterior
     )
@@ -365,6 +362,17 @@ def check_estimator(estimator: Estimator, dataset_posterior: Distribution | None
         what = "the posterior of the whole data set for estimator='exact'"
         hint = "model.encode(data) infers it."
         raise ValueError(_checks.expected("dataset_posterior", what, None, hint))
+
+
+def _unrounded(
+    z: Tensor, dataset_posterior: Distribution | None, *compared: Distribution
+) -> tuple[Tensor, Distribution | None, list[Distribution]]:
+    """Take relaxed draws by their logits, the posterior of the data set among the others."""
+    if dataset_posterior is None:
+        z, moved = unrounded(z, *compared)
+        return z, None, moved
+    z, (*moved, dataset_posterior) = unrounded(z, *compared, dataset_posterior)
+    return z, dataset_posterior, moved
 
 
 def _aggregate_log_densities(
