@@ -259,7 +259,9 @@ class ArrayDataset(Dataset[Any]):
         part: slice = slice(None),
     ) -> Any:
         """Return the batch at a tensor of indices, which are not looked at, or a part of it."""
-        count, indices = len(indices), indices[part]
+        count = len(indices)
+        if part != slice(None):
+            indices = indices[part]
         rows = self._to_rows(indices)
         x = floats(take(self._x, rows), self._scale, self.dtype)
         if self.binarize == "threshold":
@@ -442,7 +444,7 @@ def no_masked(argument: str, value: Any) -> None:
 def as_tensor(argument: str, value: Any, what: str) -> Tensor:
     no_masked(argument, value)
     try:
-        return _counted(value if isinstance(value, Tensor) else _from_numpy(np.asarray(value)))
+        return counted(value if isinstance(value, Tensor) else _from_numpy(np.asarray(value)))
     except (TypeError, ValueError):  # names, objects, rows of different lengths
         raise TypeError(_checks.expected(argument, what, type(value).__name__)) from None
 
@@ -456,11 +458,11 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
 
 def take(array: Array, rows: Tensor) -> Tensor:
     if isinstance(array, Tensor):
-        return _counted(array.index_select(0, rows.to(array.device)))
-    return _counted(_from_numpy(np.asarray(array[rows.numpy()])))
+        return counted(array.index_select(0, rows.to(array.device)))
+    return counted(_from_numpy(np.asarray(array[rows.numpy()])))
 
 
-def _counted(values: Tensor) -> Tensor:
+def counted(values: Tensor) -> Tensor:
     """Make int64 of unsigned numbers beyond bytes, with which torch hardly calculates."""
     unsigned = values.dtype in (torch.uint16, torch.uint32, torch.uint64)
     return values.long() if unsigned else values

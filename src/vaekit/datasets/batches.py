@@ -1,5 +1,6 @@
 """What a batch is, in whatever form data come."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, from_tensors, no_masked
+from vaekit.datasets.arrays import ArrayDataset, counted, from_tensors, no_masked
 
 __all__ = ["ArrayBatches", "Batch", "batches", "beginning", "is_batch", "loader", "size", "unpack"]
 
@@ -68,7 +69,8 @@ def unpack(batch: Any, *, pairs: bool | None = False, dtype: torch.dtype | None 
         torch.Size([8, 2])
     """
     if isinstance(batch, Tensor) and not pairs:  # the commonest first: this runs at every step
-        return Batch(batch, batch)
+        x = counted(batch)
+        return Batch(x, x)
     if isinstance(batch, Batch):
         return batch
     if isinstance(batch, Mapping):
@@ -144,7 +146,7 @@ def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
         raise TypeError(_checks.expected("batch", what, got, hint)) from None
     if not isinstance(value, Tensor) and tensor.is_floating_point():
         return tensor.to(dtype or torch.get_default_dtype())
-    return tensor
+    return counted(tensor)
 
 
 def loader(
@@ -219,6 +221,16 @@ class ArrayBatches:
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._batch_size)
+
+    def without_classes(self) -> None:
+        """Leave out labels that count classes, for who does not look at them: gathering takes time.
+
+        Those of floats stay: they may be what is to be reconstructed.
+        """
+        labels = self._data.labels
+        if labels is not None and not labels.is_floating_point():
+            self._data = copy.copy(self._data)
+            self._data.labels = None
 
     def __iter__(self) -> Iterator[Any]:
         for _, gather in self.ungathered():

@@ -21,7 +21,8 @@ from vaekit.training.randomness import random_states, set_random_states
 from vaekit.training.rows import Rows
 from vaekit.training.settings import differs, said
 from vaekit.training.sharding import loadable, whole
-from vaekit.training.world import Share, World
+from vaekit.training.shares import Share
+from vaekit.training.world import World
 
 __all__ = ["Checkpoints", "load_checkpoint"]
 

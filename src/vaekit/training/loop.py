@@ -1,8 +1,6 @@
 """The training loop, on accelerate."""
 
-import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -16,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaekit import _checks, datasets, storage
-from vaekit.datasets.batches import tell_epoch
+from vaekit.datasets.batches import ArrayBatches
 from vaekit.objectives import Objective, Term
 from vaekit.training import arguments, sharding
-from vaekit.training.checkpoints import Checkpoints, Position, Writer
+from vaekit.training.checkpoints import Checkpoints, Writer
 from vaekit.training.graphs import Graphs
 from vaekit.training.history import History, versions
 from vaekit.training.how import How, Precision, check_precision
@@ -33,12 +31,14 @@ from vaekit.training.optimizers import Inner, make_optimizer, make_scheduler
 from vaekit.training.passes import Passes
 from vaekit.training.randomness import fork_seed
 from vaekit.training.rows import Callback, Rows
+from vaekit.training.run import Run, total_steps
 from vaekit.training.settings import of_model, of_optimizer, of_scheduler, said
+from vaekit.training.shares import dealt
 from vaekit.training.steps import Steps
 from vaekit.training.terminal import Bar, interruptible
 from vaekit.training.trackers import trackers, tracking
 from vaekit.training.validation import Validation
-from vaekit.training.world import Share, World
+from vaekit.training.world import World
 from vaekit.vae import VAE, dtype_of
 
 __all__ = ["fit"]
@@ -277,6 +277,8 @@ def fit(
     # Before anything is drawn or written, whatever is wrong with them.
     order = torch.Generator() if seed is not None or world.size > 1 else None
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
+    if isinstance(loader, ArrayBatches) and not model.takes_context:
+        loader.without_classes()
     arguments.check_data(model, objective, data, validation, batch_size, divided)
     made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
     if order is not None:
@@ -341,7 +343,7 @@ def fit(
         "batch_size": batch_size,
         "data": None if size is None else f"{size} elements",
         "kind of data": type(loader).__name__,
-        "batches of data": None if divided else _total_steps(loader, 1),
+        "batches of data": None if divided else total_steps(loader, 1),
         "binarize": getattr(data, "binarize", None),
         "elements of validation": datasets.size(validation),
         "samples": samples,
@@ -373,7 +375,7 @@ def fit(
     logged = {k: said(each) if isinstance(each, dict) else each for k, each in settings.items()}
     draws = 0 if order is None else order.initial_seed()
     unpack = partial(datasets.unpack, pairs=pairs, dtype=dtype)
-    shares = world.share(loader, unpack, draws, divided)
+    shares = dealt(loader, world, unpack, draws, divided)
     loaders = [getattr(shares, "source", loader), validation]
     known = settings if world.leads else alike
     writer = Writer(checkpoints, device, parts, rows, known | made_of, loaders, world)
@@ -403,7 +405,7 @@ def fit(
             averaged=averaged,
             device=device,
         )
-    total_steps = steps if steps is not None else _total_steps(loader, epochs)
+    expected = steps if steps is not None else total_steps(loader, epochs)
 
     def note(names: Sequence[str], numbers: Sequence[float], count: int) -> None:
         """Take note of a step's numbers."""
@@ -426,22 +428,21 @@ def fit(
         note=note,
     )
 
-    def ends() -> bool:
-        return step >= (steps or math.inf) or epoch >= (epochs or math.inf)
-
-    def close(part: float) -> bool:
-        """End the row, unless a step has spoilt the weights; tell whether training is to stop."""
-        stepper.look(step, batch_index)
-        stepper.look_again()
-        return rows.close(step, epoch, part)
-
-    def write(at: Position) -> None:
-        """Write a checkpoint if there is a folder for it, unless a step has spoilt the weights."""
-        if checkpoints is not None:
-            stepper.look(step, batch_index)
-            writer.write(at)
-
-    done, failed = ends() or history.stopped == "early", True
+    run = Run(
+        loader=loader,
+        shares=shares,
+        unpack=unpack,
+        stepper=stepper,
+        rows=rows,
+        writer=writer,
+        world=world,
+        epochs=epochs,
+        steps=steps,
+        validate_every=validate_every,
+        step=step,
+        epoch=epoch,
+    )
+    failed = True
 
     model.train()
     try:
@@ -449,44 +450,12 @@ def fit(
             dataset_size(objective, size),
             tracking(made, logged, world) as loggers,
             interruptible() as interrupted,
-            Bar(total_steps, progress and world.leads, step) as bar,
+            Bar(expected, progress and world.leads, step) as bar,
         ):
             asked[:0] = loggers
             if not step and not spread:  # whose pieces every process would have to ask
                 world.agreed(lambda: measure.look(device))
-            while not done:
-                epoch += 1
-                batch_index = writer.passed - 1
-                tell_epoch(loader, epoch - 1)
-                for batch_index, raw in writer.batches(shares):
-                    share = raw if isinstance(raw, Share) else _whole(unpack(raw), batch_index)
-                    stopping = stepper.take(share, step, batch_index, interrupted())
-                    step += 1
-                    done, ended = steps is not None and step >= steps, False
-                    if validate_every is not None and step % validate_every == 0:
-                        done = close(_part(batch_index, loader)) or done
-                        ended = True
-                    if stopping or (world.size == 1 and interrupted()):
-                        # As the run now is, for the row that is closed would not have been.
-                        write(Position(step, epoch - 1, batch_index + 1))
-                        history.stopped, done = "interrupted", True
-                    if done:
-                        break
-                    if ended or writer.due(step):
-                        write(Position(step, epoch - 1, batch_index + 1))
-                if batch_index < 0:
-                    _say_empty(epoch)
-                    break
-                at = Position(step, epoch - 1, batch_index + 1) if done else Position(step, epoch)
-                part = _part(batch_index, loader) if done else 1.0
-                done = done or ends()
-                if done or validate_every is None:
-                    cut_off = history.stopped == "interrupted"
-                    done = close(part) or done
-                    if cut_off:
-                        history.stopped = "interrupted"
-                    else:
-                        write(at)
+            run.go(interrupted)
         failed = False
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
@@ -500,32 +469,3 @@ def fit(
         elif averaged is not None and averaged.n_averaged > 0 and not failed:
             model.load_state_dict(shown.state_dict())
     return history
-
-
-def _whole(batch: datasets.Batch, index: int) -> Share:
-    """Return a batch that comes to one process alone."""
-    if not batch.x.ndim or not len(batch.x):
-        of = "none" if batch.x.ndim else "a single number"
-        what, got = "at least one element in each batch", f"{of} in batch {index}"
-        raise ValueError(_checks.expected("data", what, got))
-    return Share(batch, len(batch.x))
-
-
-def _total_steps(loader: Any, epochs: int | None) -> int | None:
-    try:
-        return len(loader) * (epochs or 1)
-    except TypeError:
-        return None
-
-
-def _part(batch_index: int, loader: Any) -> float:
-    try:
-        return (batch_index + 1) / len(loader)
-    except TypeError:
-        return 1.0
-
-
-def _say_empty(epoch: int) -> None:
-    if epoch == 1:
-        raise ValueError(_checks.expected("data", "at least one batch", "none"))
-    warnings.warn(f"data: nothing came in epoch {epoch}; training ended.", stacklevel=3)

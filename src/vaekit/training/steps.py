@@ -16,7 +16,8 @@ from vaekit.training.history import NonFiniteLossError
 from vaekit.training.measures import context_of
 from vaekit.training.optimizers import Inner, take_step
 from vaekit.training.passes import Passes
-from vaekit.training.world import Share, World
+from vaekit.training.shares import Share
+from vaekit.training.world import World
 from vaekit.vae import VAE
 
 __all__ = ["Steps"]
