@@ -824,46 +824,6 @@ def test_priors_that_torch_takes_by_one_of_several_parameters(tmp_path: Path) ->
             assert torch.equal(held.log_prob(mine), other.prior().log_prob(mine))
 
 
-def _built(description: object, tensors: dict[str, torch.Tensor], room: int = 10_000) -> object:
-    return build(description, tensors, pretrained._finder([], vk.VAE._rooms), room)
-
-
-def test_a_layer_that_a_newer_torch_gave_a_bias_to_choose() -> None:
-    class Older(nn.ReLU):
-        def __init__(self) -> None:
-            super().__init__()
-
-    Older.__module__ = "torch.nn.modules.older"
-    described = {"class": "torch.nn.ReLU", "arguments": [["bias", True]]}
-    assert isinstance(build(described, {}, lambda name: Older, 100), Older)
-    with pytest.raises(ValueError, match="unexpected keyword argument 'more'"):
-        build(described | {"arguments": [["more", 1]]}, {}, lambda name: Older, 100)
-
-
-def test_parts_that_hold_one_another_again_and_again_are_counted() -> None:
-    whole: dict[str, object] = {"class": "torch.nn.Identity", "arguments": []}
-    for index in range(30):
-        children = [["0", whole], ["1", {"again": index}]]
-        whole = {"class": "torch.nn.Sequential", "children": children}
-        if index == 4:
-            assert len(list(_built(whole, {}).modules())) == 6  # each once
-    with pytest.raises(MemoryError, match="more than 10000 parts"):
-        _built(whole, {})
-
-
-def test_what_constructors_compute_is_counted() -> None:
-    def described(factors: int) -> object:
-        tensors = {"loc": torch.zeros(1), "diag": torch.ones(1), "factor": torch.randn(1, factors)}
-        arguments = [["loc", "loc"], ["cov_factor", "factor"], ["cov_diag", "diag"]]
-        named = [[name, {"tensor": key}] for name, key in arguments]
-        kind = "torch.distributions.LowRankMultivariateNormal"
-        return _built({"class": kind, "arguments": named}, tensors)
-
-    assert described(50).cov_factor.shape == (1, 50)
-    with pytest.raises(MemoryError, match="compute more"):
-        described(200)  # makes a matrix of 200 by 200
-
-
 SAVED = Path(__file__).with_name("saved_0_1")
 
 

@@ -83,7 +83,7 @@ def describe(part: Any, tensors: dict[str, Tensor], place: str = "model") -> Any
             return {"type": _class_name(given)}
         if isinstance(given, Mapping):
             return {"named": values(place, given)}
-        if isinstance(given, Sequence):
+        if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
             items = [value(f"{place}.{index}", each) for index, each in enumerate(given)]
             return {"tuple": items} if isinstance(given, tuple) else items
         what = "a module, a distribution, a tensor or a plain value"
