@@ -375,6 +375,20 @@ def test_places_that_cannot_be_written_to(run: Path, tmp_path: Path, capsys) -> 
         assert str(tmp_path / out) in got
 
 
+def test_results_that_cannot_be_written(run: Path, tmp_path: Path, capsys) -> None:
+    trained, measured = tmp_path / "trained", tmp_path / "measured"
+    (trained / "history.json").mkdir(parents=True)
+    said = fails(capsys, "train", "digits", *SMALL, "--out", str(trained))
+    wanted = "expected a place that can be written to, got"
+    assert f": --out: {wanted} {trained} (Is a directory)" in said
+    assert [*(trained / "checkpoints").iterdir()]
+    shutil.copytree(run, measured)
+    (measured / "evaluation.json").unlink(missing_ok=True)
+    (measured / "evaluation.json").mkdir()
+    said = fails(capsys, "evaluate", str(measured), "--samples", "2")
+    assert f": RUN: {wanted} {measured} (Is a directory)" in said
+
+
 @pytest.mark.parametrize("content", [["a", "b"], np.array(["2000-01-01"] * 2, "M8[D]"), [1j, 2]])
 def test_what_has_no_deviation(content, tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "x.npy", np.array([content] * 9))

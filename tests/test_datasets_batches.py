@@ -47,6 +47,23 @@ class _Own(Dataset[tuple[Tensor, int]]):
         return X[index], index
 
 
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64"])
+def test_unsigned_numbers_are_made_such_as_torch_calculates_with(make: Any, kind: str) -> None:
+    dtype = getattr(torch if make is torch.tensor else np, kind)
+    values = make([[7, 40_000]], dtype=dtype)
+    forms = [
+        (values, False),
+        ((values, 1), False),
+        ({"x": values}, False),
+        ((values, values), True),
+    ]
+    for batch, pairs in forms:
+        found = unpack(batch, pairs=pairs)
+        assert found.x.dtype == found.target.dtype == torch.int64
+        assert found.x.tolist() == found.target.tolist() == [[7, 40_000]]
+
+
 @pytest.mark.parametrize(
     ("batch", "pairs", "target", "y"),
     [

@@ -124,3 +124,18 @@ class TestDiscrimination:
 
 def test_repr() -> None:
     assert repr(vk.losses.RBF(0.5, 2)) == "RBF(0.5, 2)"
+
+
+@pytest.mark.parametrize("kind", [RBF, InverseMultiquadric])
+@pytest.mark.parametrize("dim", [2, 4])
+def test_what_a_narrow_kernel_loses_in_single_precision(kind, dim: int) -> None:
+    def error(ratio: float) -> float:
+        torch.manual_seed(0)
+        wide = torch.rand(300, dim, dtype=torch.double)
+        near = wide + torch.randn_like(wide) / ratio  # such as the kernel tells apart
+        z, reference, kernel = torch.cat([wide, near]), torch.rand_like(wide), kind(1 / ratio)
+        exact = mmd(z, reference, kernel)
+        return float((mmd(z.float(), reference.float(), kernel) - exact).abs() / exact.abs())
+
+    assert error(1_000) < 0.01
+    assert error(10_000) > 0.1  # as the docstring says

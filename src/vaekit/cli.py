@@ -281,17 +281,19 @@ def _train(args: argparse.Namespace) -> int:
         )
     except BaseException as error:
         if world.leads and isinstance(until := getattr(error, "history", None), History):
-            _write_json(args.out / "history.json", until.to_dict())
+            with _written_to(args.out):
+                _write_json(args.out / "history.json", until.to_dict())
         raise
     code = _INTERRUPTED if history.stopped == "interrupted" else 0
     if not world.leads:
         return code
-    _write_json(args.out / "history.json", history.to_dict())
     text = f"A {config['recipe']} of {config['data']}, after {history.step[-1]} steps."
     if "units" in config:
         text += " Its columns are standardised; config.json of the run holds their units."
-    model.save_pretrained(args.out / "model", text=text)
-    _draw(args.out, model, test, history, config["seed"])
+    with _written_to(args.out):
+        _write_json(args.out / "history.json", history.to_dict())
+        model.save_pretrained(args.out / "model", text=text)
+        _draw(args.out, model, test, history, config["seed"])
     print(f"{args.out}: {history}")
     return code
 
@@ -320,7 +322,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     found["elements"] = len(test)
     for name, value in found.items():
         print(f"{name:20s}{value:12.4f}" if isinstance(value, float) else f"{name:20s}{value:12d}")
-    _write_json(args.folder / "evaluation.json", found)
+    with _written_to(args.folder, "RUN"):
+        _write_json(args.folder / "evaluation.json", found)
     return 0
 
 
@@ -653,13 +656,13 @@ def _test_data(args: argparse.Namespace) -> datasets.ArrayDataset:
 
 
 @contextmanager
-def _written_to(out: Path) -> Iterator[None]:
+def _written_to(out: Path, option: str = "--out") -> Iterator[None]:
     """Name the option where its place cannot be written to."""
     try:
         yield
     except OSError as error:
         got = f"{out} ({error.strerror or error})"
-        message = _checks.expected("--out", "a place that can be written to", got)
+        message = _checks.expected(option, "a place that can be written to", got)
         raise OSError(message) from error
 
 
