@@ -105,7 +105,11 @@ def test_building_draws_no_random_number() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("given", [1j, b"bytes", {1, 2}, len, open], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [1j, b"bytes", bytearray(b"more"), memoryview(b"seen"), {1, 2}, len, open],
+    ids=lambda given: type(given).__name__,
+)
 def test_what_no_plain_value_is(given: object) -> None:
     with pytest.raises(UndescribedError, match=r"model\.given: expected a module, a distribution"):
         describe(Odd(given), {})

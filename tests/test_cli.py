@@ -216,6 +216,11 @@ def test_a_loss_that_is_not_finite_leaves_the_history(tmp_path: Path, monkeypatc
     command = "train", "digits", "--out", str(out), "--epochs", "3", "--hidden", "8", "--quiet"
     assert "kl: expected a finite value" in fails(capsys, *command)
     assert len(json.loads((out / "history.json").read_text())["step"]) == 1
+    calls.clear()
+    (tmp_path / "other" / "history.json").mkdir(parents=True)
+    said = fails(capsys, *command[:3], str(tmp_path / "other"), *command[4:])
+    assert "no history: [Errno" in said  # beside what ended the run
+    assert "kl: expected a finite value" in said
 
 
 def test_data_that_have_changed(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -149,6 +149,13 @@ def test_reading_leaves_the_data_alone() -> None:
     assert torch.equal(x, torch.full((3, 2), 8.0))
 
 
+def test_a_memory_mapped_array_is_looked_at_as_it_is_read(tmp_path: Path, refuses: Refuses) -> None:
+    large = np.array([[1, 2], [2**63, 3]], dtype=np.uint64)
+    data = from_tensors(_memmap(large, tmp_path, "r"))
+    assert data[:1].tolist() == [[1, 2]]
+    refuses(ValueError, lambda: data[:], "x: expected numbers below 2**63", str(2**63))
+
+
 class _Watched(np.memmap):
     """A memory-mapped array that writes down which rows were read."""
 

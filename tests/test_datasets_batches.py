@@ -62,6 +62,17 @@ def test_unsigned_numbers_are_made_such_as_torch_calculates_with(make: Any, kind
         found = unpack(batch, pairs=pairs)
         assert found.x.dtype == found.target.dtype == torch.int64
         assert found.x.tolist() == found.target.tolist() == [[7, 40_000]]
+    labels = unpack((torch.zeros(2, 3), values[0])).y
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [7, 40_000]
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+def test_unsigned_numbers_that_int64_does_not_hold(make: Any, refuses: Refuses) -> None:
+    values = make([[1, 2**63]], dtype=torch.uint64 if make is torch.tensor else np.uint64)
+    got = "expected numbers below 2**63", str(2**63)
+    refuses(ValueError, lambda: unpack((values, 1)), "batch", *got)
+    refuses(ValueError, lambda: unpack((torch.zeros(2, 3), values[0])), "y", *got)
 
 
 @pytest.mark.parametrize(

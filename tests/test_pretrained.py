@@ -824,6 +824,15 @@ def test_priors_that_torch_takes_by_one_of_several_parameters(tmp_path: Path) ->
             assert torch.equal(held.log_prob(mine), other.prior().log_prob(mine))
 
 
+def test_parts_that_files_name_again_and_again_are_counted() -> None:
+    whole: dict[str, object] = {"class": "torch.nn.Identity", "arguments": []}
+    for index in range(30):
+        children = [["0", whole], ["1", {"again": index}]]
+        whole = {"class": "torch.nn.Sequential", "children": children}
+    with pytest.raises(MemoryError, match="more than 10000 parts"):
+        build(whole, {}, pretrained._finder([], vk.VAE._rooms), 10_000)
+
+
 SAVED = Path(__file__).with_name("saved_0_1")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +213,31 @@ class TestData:
         assert history["loss"][-1] < 0.5 * history["loss"][0]
         assert history.validation["loss"][-1] < 0.5 * history["loss"][0]
         assert model.reconstruct(DATA).mean() < 0.2  # black, whatever goes in
+
+    @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float32])
+    def test_labels_that_are_the_target(self, kind) -> None:
+        labelled = vk.datasets.from_tensors(DATA, labels=(1 - DATA).to(kind))
+        expected = run(data=vk.datasets.from_tensors(DATA, target=1 - DATA), seed=0, epochs=1)
+        assert run(data=labelled, pairs=True, seed=0, epochs=1)["loss"] == expected["loss"]
+
+    @pytest.mark.parametrize("context", [False, True])
+    def test_labels_are_gathered_where_a_model_looks_at_them(self, context, monkeypatch) -> None:
+        gather, seen = vk.datasets.ArrayDataset.gather, []
+
+        def gathered(self, *args, **options):
+            batch = gather(self, *args, **options)
+            seen.append(isinstance(batch, tuple))
+            return batch
+
+        monkeypatch.setattr(vk.datasets.ArrayDataset, "gather", gathered)
+        labels = torch.arange(100) % 10
+        data = vk.datasets.from_tensors(DATA, labels=labels)
+        likelihood = vk.likelihoods.Bernoulli((1, 8, 8))
+        model = vk.recipes.cvae(likelihood, latent_dim=2, classes=10).model
+        objective = vk.Reconstruction() + vk.KL()
+        run(model if context else tiny(), objective, data, epochs=1, batch_size=50)
+        assert seen[-2:] == [context, context]
+        assert torch.equal(data.labels, labels)
 
     def test_bad_input(self, refuses) -> None:
         refuses(ValueError, lambda: run(data=DATA[:0]), "data: expected at least one element")
@@ -506,9 +532,11 @@ class TestTrouble:
                 self.left -= 1
                 return iter([DATA] if self.left == 0 else [])
 
-        with pytest.warns(UserWarning, match="nothing came in epoch 2"):
+        with pytest.warns(UserWarning, match="nothing came in epoch 2") as warned:
             history = run(data=Once(), epochs=3)
         assert history.step == [1]
+        own = Path(vk.__file__).parent  # and not where it is that calls fit
+        assert not any(Path(each.filename).is_relative_to(own) for each in warned)
 
 
 @pytest.mark.mnist

@@ -147,6 +147,17 @@ def widened(value: Tensor) -> Tensor:
     return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
 
 
+def counted(argument: str, values: Tensor) -> Tensor:
+    """Make int64 of unsigned numbers beyond bytes, with which torch hardly calculates."""
+    if values.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return values
+    found = values.long()
+    if values.dtype == torch.uint64 and found.numel() and found.min() < 0:
+        largest = int(values.numpy(force=True).max())
+        raise ValueError(expected(argument, "numbers below 2**63", largest))
+    return found
+
+
 class NotFiniteError(ValueError):
     """What is raised for NaN and infinite values."""
 

@@ -281,8 +281,10 @@ def _train(args: argparse.Namespace) -> int:
         )
     except BaseException as error:
         if world.leads and isinstance(until := getattr(error, "history", None), History):
-            with _written_to(args.out):
+            try:
                 _write_json(args.out / "history.json", until.to_dict())
+            except OSError as other:  # beside which the first is what ended the run
+                print(f"vaekit train: no history: {other}", file=sys.stderr)
         raise
     code = _INTERRUPTED if history.stopped == "interrupted" else 0
     if not world.leads:
@@ -293,7 +295,7 @@ def _train(args: argparse.Namespace) -> int:
     with _written_to(args.out):
         _write_json(args.out / "history.json", history.to_dict())
         model.save_pretrained(args.out / "model", text=text)
-        _draw(args.out, model, test, history, config["seed"])
+    _draw(args.out, model, test, history, config["seed"])
     print(f"{args.out}: {history}")
     return code
 
@@ -661,6 +663,8 @@ def _written_to(out: Path, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if str(error).startswith(f"{option}: "):  # in words already
+            raise
         got = f"{out} ({error.strerror or error})"
         message = _checks.expected(option, "a place that can be written to", got)
         raise OSError(message) from error
@@ -701,6 +705,7 @@ def _write_picture(path: Path, draw: "Callable[[], Axes]") -> None:
     plt.switch_backend("agg")
     try:
         draw()
-        plt.savefig(path, format="png", dpi=150)
+        with _written_to(path.parent):
+            plt.savefig(path, format="png", dpi=150)
     finally:
         plt.close("all")

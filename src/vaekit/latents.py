@@ -98,6 +98,10 @@ class GaussianLatent(Latent):
         dim: The number of latent dimensions.
         num_params: How many numbers the encoder's network returns for each element: ``2 * dim``.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         ValueError: If ``dim`` is no whole number above 0; from a call if the last dimension is not
             ``num_params``, or the parameters hold NaN.
@@ -176,6 +180,10 @@ class FullGaussianLatent(Latent):
     Attributes:
         num_params: ``dim * (dim + 3) / 2``.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         ValueError: From a call, if the parameters have another shape or hold NaN.
 
@@ -219,6 +227,10 @@ class LaplaceLatent(Latent):
     Args:
         dim: The number of latent dimensions.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         ValueError: From a call, if the parameters have another shape or hold NaN.
 
@@ -257,6 +269,10 @@ class DeterministicLatent(Latent):
 
     Args:
         dim: The number of latent dimensions.
+
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
 
     Raises:
         ValueError: From a call, if the parameters have another shape or hold NaN.
@@ -325,6 +341,10 @@ class CategoricalLatent(_Relaxed):
     Attributes:
         dim: ``variables * classes``, as is ``num_params``.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         ValueError: If there are fewer than 2 classes or the temperature is not above 0; from a
             call, if the parameters have another shape or hold NaN.
@@ -374,6 +394,10 @@ class BernoulliLatent(_Relaxed):
             until ``model.prior = vk.priors.Fixed(latent.default_prior())``.
         hard: Whether draws are 0 and 1.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         ValueError: If the temperature is not above 0; from a call, if the parameters have another
             shape or hold NaN.
@@ -414,6 +438,10 @@ class PowerSphericalLatent(Latent):
 
     Attributes:
         num_params: ``dim + 1``.
+
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
 
     Raises:
         ValueError: If ``dim`` is below 2; from a call, if the parameters have another shape or hold
@@ -467,6 +495,10 @@ class VectorQuantizedLatent(Latent):
         codebook: The number of codes; or a quantiser of the library vector-quantize-pytorch (made
             for ``dim // variables`` dimensions), to choose more than that.
         variables: How many codes make one z; they share the codebook.
+
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
 
     Raises:
         ImportError: If the library is missing: ``pip install vaekit[vq]``.
@@ -540,6 +572,10 @@ class ProductLatent(Latent):
     Attributes:
         dim: The sum of theirs, as is ``num_params``.
 
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
+
     Raises:
         TypeError: If an argument is no latent.
         ValueError: If there is none; from a call, if the parameters have another shape or hold NaN.
@@ -602,6 +638,10 @@ class FlowLatent(Latent):
         dim: The number of latent dimensions.
         num_params: How many numbers the encoder's network returns for each element:
             ``2 * dim + context``.
+
+    Shape:
+        ``params: (*batch, num_params)``; returns a distribution of batch ``(*batch,)`` over
+        ``(dim,)``.
 
     Raises:
         ImportError: If no flow is given and zuko is missing.

@@ -419,7 +419,7 @@ def as_context(context: Any, device: torch.device | None = None) -> Tensor:
         raise TypeError(_checks.expected("context", what, repr(context)))
     if tensor.is_floating_point() and not isinstance(context, Tensor):
         return tensor.to(torch.get_default_dtype())
-    return tensor
+    return _checks.counted("context", tensor)
 
 
 def takes_context(part: Any) -> bool:

@@ -291,8 +291,12 @@ class VAE(Pretrained):
             ``x: (B, *event)``; returns a distribution of batch ``(B,)`` over ``(dim,)``.
 
         Raises:
-            TypeError: If the posteriors of a data set's batches cannot be put together: those that
-                neither unpack into their parameters nor are what the encoder's latent returned.
+            TypeError: If ``x`` is no data, a context is missing or one too many, the encoder
+                returns no distribution, or the posteriors of a data set's batches cannot be put
+                together: those that neither unpack into their parameters nor are what the encoder's
+                latent returned.
+            ValueError: If the shape of ``x`` does not fit, what the encoder makes of it holds NaN,
+                or it returns other than one posterior for each element.
         """
         if isinstance(x, Tensor):  # the commonest first: this runs at every step
             posterior = self._ask(self.encoder, context, x)
@@ -340,6 +344,10 @@ class VAE(Pretrained):
 
         Shape:
             ``x: (B, *event)``, returns ``(B, dim)``, or ``(samples, B, dim)``.
+
+        Raises:
+            TypeError: As `encode`.
+            ValueError: As `encode`, or if ``samples`` is no whole number above 0.
         """
         shape = () if samples is None else (_checks.positive_int("samples", samples),)
         if datasets.is_batch(x):
@@ -385,6 +393,11 @@ class VAE(Pretrained):
 
         Shape:
             ``x: (B, *event)``; the record holds z of ``(B, dim)`` or ``(samples, B, dim)``.
+
+        Raises:
+            TypeError: If ``x`` is neither a tensor nor a batch, or as `encode`.
+            ValueError: As `encode_to_latent`, or if the decoder returns other than one likelihood
+                for each draw.
         """
         if not isinstance(x, Tensor):
             if not datasets.is_batch(x):
@@ -407,6 +420,10 @@ class VAE(Pretrained):
 
         Shape:
             ``x: (B, *event)``, returns the shape of the decoder's data, ``(B, *event)``.
+
+        Raises:
+            TypeError: As `encode`.
+            ValueError: As `encode`.
         """
         if datasets.is_batch(x):
             x, context = self._unpacked(x, context)

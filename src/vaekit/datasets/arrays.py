@@ -50,7 +50,8 @@ class ArrayDataset(Dataset[Any]):
 
     Raises:
         TypeError: If ``x`` is no array of numbers.
-        ValueError: If ``x`` is empty or holds NaN or masked values, if ``labels`` or ``target`` has
+        ValueError: If ``x`` is empty or holds NaN or masked values (a memory-mapped one is looked
+            at a batch at a time, as it is read), if ``labels`` or ``target`` has
             another length, if ``classes`` has fewer names than labels count, or a label is below 0
             beside them, if ``binarize`` is unknown, or if binarisation is asked of values outside
             [0, 1].
@@ -274,7 +275,7 @@ class ArrayDataset(Dataset[Any]):
         y = None if self.labels is None else self.labels[indices.to(self.labels.device)]
         if self._target is None:
             return x, y
-        target = floats(take(self._target, rows), self._target_scale, self.dtype)
+        target = floats(take(self._target, rows, "target"), self._target_scale, self.dtype)
         return {"x": x, "target": target} | ({} if y is None else {"y": y})
 
     def _parts(self) -> Sequence[Tensor]:
@@ -403,8 +404,7 @@ def _as_array(argument: str, value: Any) -> Array:
     if isinstance(array, Tensor) and array.is_floating_point():
         _checks.no_nan(argument, array)
     if isinstance(array, Tensor) and array.dtype == torch.uint64:
-        largest = int(array.numpy(force=True).max())
-        _checks.require(largest < 2**63, argument, "numbers below 2**63", largest)
+        _checks.counted(argument, array)  # which says so where they are too large
     return array
 
 
@@ -444,9 +444,10 @@ def no_masked(argument: str, value: Any) -> None:
 def as_tensor(argument: str, value: Any, what: str) -> Tensor:
     no_masked(argument, value)
     try:
-        return counted(value if isinstance(value, Tensor) else _from_numpy(np.asarray(value)))
+        found = value if isinstance(value, Tensor) else _from_numpy(np.asarray(value))
     except (TypeError, ValueError):  # names, objects, rows of different lengths
         raise TypeError(_checks.expected(argument, what, type(value).__name__)) from None
+    return _checks.counted(argument, found)
 
 
 def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
@@ -456,16 +457,10 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.require(array, native, ["C", "W", "E"]))
 
 
-def take(array: Array, rows: Tensor) -> Tensor:
+def take(array: Array, rows: Tensor, argument: str = "x") -> Tensor:
     if isinstance(array, Tensor):
-        return counted(array.index_select(0, rows.to(array.device)))
-    return counted(_from_numpy(np.asarray(array[rows.numpy()])))
-
-
-def counted(values: Tensor) -> Tensor:
-    """Make int64 of unsigned numbers beyond bytes, with which torch hardly calculates."""
-    unsigned = values.dtype in (torch.uint16, torch.uint32, torch.uint64)
-    return values.long() if unsigned else values
+        return _checks.counted(argument, array.index_select(0, rows.to(array.device)))
+    return _checks.counted(argument, _from_numpy(np.asarray(array[rows.numpy()])))
 
 
 def floats(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

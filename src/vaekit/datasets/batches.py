@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from vaekit import _checks
-from vaekit.datasets.arrays import ArrayDataset, counted, from_tensors, no_masked
+from vaekit.datasets.arrays import ArrayDataset, from_tensors, no_masked
 
 __all__ = ["ArrayBatches", "Batch", "batches", "beginning", "is_batch", "loader", "size", "unpack"]
 
@@ -69,7 +69,7 @@ def unpack(batch: Any, *, pairs: bool | None = False, dtype: torch.dtype | None 
         torch.Size([8, 2])
     """
     if isinstance(batch, Tensor) and not pairs:  # the commonest first: this runs at every step
-        x = counted(batch)
+        x = _checks.counted("x", batch)
         return Batch(x, x)
     if isinstance(batch, Batch):
         return batch
@@ -126,6 +126,10 @@ def _target(x: Tensor, value: Any, dtype: torch.dtype | None) -> Tensor:
 
 def _labels(x: Tensor, y: Any) -> Any:
     """Return the labels, of which there is to be one for each element where they are counted."""
+    if isinstance(y, np.ndarray) and y.dtype.kind == "u" and y.dtype.itemsize > 1:
+        y = torch.as_tensor(y)
+    if isinstance(y, Tensor):
+        y = _checks.counted("y", y)
     arrays = isinstance(y, Tensor | np.ndarray) and y.ndim
     listed = isinstance(y, list | tuple) and not any(isinstance(each, Tensor) for each in y)
     if (arrays or listed) and len(y) != len(x):
@@ -146,7 +150,7 @@ def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
         raise TypeError(_checks.expected("batch", what, got, hint)) from None
     if not isinstance(value, Tensor) and tensor.is_floating_point():
         return tensor.to(dtype or torch.get_default_dtype())
-    return counted(tensor)
+    return _checks.counted("batch", tensor)
 
 
 def loader(
@@ -225,7 +229,7 @@ class ArrayBatches:
     def without_classes(self) -> None:
         """Leave out labels that count classes, for who does not look at them: gathering takes time.
 
-        Those of floats stay: they may be what is to be reconstructed.
+        Those of floats stay, which may look like a target that nobody has said is one.
         """
         labels = self._data.labels
         if labels is not None and not labels.is_floating_point():

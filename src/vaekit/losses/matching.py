@@ -105,9 +105,9 @@ def mmd(
 
     A statistic of the batch: a scalar without a unit. The U-statistic: pairs of a draw with itself
     are left out, so the estimate is unbiased, zero in expectation for draws of one distribution,
-    and may fall below 0. In single precision a kernel a thousand times narrower than a set is wide
-    is off by a hundredth at most, but one ten thousand times narrower by a tenth and more:
-    distances are differences of squares. Give such sets in double precision.
+    and may fall below 0. Distances are differences of squares, so that in single precision a kernel
+    that is a thousand times narrower than a set is wide is off by hundredths, the more the more
+    dimensions there are: give such sets in double precision.
 
     Args:
         z: Draws from one distribution: the aggregated posterior, one for each element.

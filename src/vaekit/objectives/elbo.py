@@ -21,12 +21,25 @@ class Reconstruction(Term):
 
     .. math:: -\log p(x \mid z)
 
+    Unbiased, over the draws, for its expectation under the posterior.
+
     Args:
         name: What the term is called.
+
+    Shape:
+        ``x: (B, *event)``; returns ``(B,)``. In nats.
+
+    Raises:
+        ValueError: When called, if ``x`` has another shape than the likelihood's data, or values
+            outside its support.
 
     Example:
         >>> 2 * Reconstruction()
         2 * Reconstruction()
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 7, the second
+        term.
     """
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, " batch"]:
@@ -41,14 +54,23 @@ class KL(Term):
 
     Args:
         method: ``"analytic"``, ``"monte_carlo"``, or None for the analytic one where there is one.
+            Either is unbiased; the second may fall below 0.
         name: What the term is called.
 
+    Shape:
+        Returns ``(B,)``. In nats.
+
     Raises:
+        NotImplementedError: When called, if the analytic form is asked for and there is none.
         ValueError: If the method is unknown.
 
     Example:
         >>> Reconstruction() + 4 * KL()
         Reconstruction() + 4 * KL()
+
+    References:
+        D. P. Kingma and M. Welling, *Auto-Encoding Variational Bayes*, 2014, equation 7, the first
+        term, and appendix B.
     """
 
     _usual: ClassVar[dict[str, object]] = {"method": None}
@@ -108,12 +130,20 @@ class TotalCorrelation(_Aggregate):
             without gradients, so for measuring rather than for training.
         name: What the term is called.
 
+    Shape:
+        Returns a scalar. In nats.
+
     Raises:
         ValueError: If an option does not fit, or the estimator lacks what it needs.
 
     Example:
         >>> Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60_000)
         Reconstruction() + KL() + 5 * TotalCorrelation(dataset_size=60000)
+
+    References:
+        R. T. Q. Chen et al., *Isolating Sources of Disentanglement in Variational Autoencoders*,
+        2018, equation 2 and appendix C. What bias each estimator has, `losses.total_correlation`
+        says.
     """
 
     def forward(self, out: VAEOutput, x: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -136,6 +166,10 @@ class DecomposedKL(_Aggregate):
             `vaekit.fit` or `vaekit.training.evaluate` goes through.
         dataset_posterior: The posterior of the whole data set, for ``"exact"`` alone; a snapshot,
             without gradients, so for measuring rather than for training.
+
+    Shape:
+        Three scalars by name. In nats. With weights of 1 they add up to the KL, estimated by the
+        draws, unbiased.
 
     Raises:
         ValueError: As for `TotalCorrelation`, and if a weight is negative.

@@ -287,7 +287,7 @@ class Writer:
             if self._mark not in ("", _marked(self._last)):
                 what = "data: the batches that were gone through before do not come again as they"
                 what = f"{what} came (batch {passed - 1} is another). The run does not end as it"
-                warnings.warn(f"{what} would have.", stacklevel=3)
+                warnings.warn(f"{what} would have.", stacklevel=5)
             self._set_random(self._now, with_loader=False)
             return enumerate(self._remembered(left), passed)
         if self.checkpoints is None:

@@ -277,7 +277,7 @@ def fit(
     # Before anything is drawn or written, whatever is wrong with them.
     order = torch.Generator() if seed is not None or world.size > 1 else None
     loader = datasets.loader(data, batch_size, shuffle=True, generator=order, dtype=dtype)
-    if isinstance(loader, ArrayBatches) and not model.takes_context:
+    if isinstance(loader, ArrayBatches) and not (pairs or model.takes_context):
         loader.without_classes()
     arguments.check_data(model, objective, data, validation, batch_size, divided)
     made = world.together(lambda: trackers(log_with, log_dir), world.device_for(home))
