@@ -43,6 +43,7 @@ QUARTERS = 4
 PRODUCTS, BY_HAND, FIT = "matrix products alone", "hand-written loop", "fit"
 COMPILED, BF16 = "fit(compile=True)", "fit(precision='bf16')"
 COMPILED_BF16 = "fit(compile=True, precision='bf16')"
+BY_HAND_BF16, PARTS_BF16 = "hand-written loop, bf16", "the parts of a step in bf16 alone"
 PYTHAE, SCRIPT = "pythae", "script of pytorch/examples"
 CAPTURED, BOTH = "fit(cuda_graph=True)", "fit(compile=True, cuda_graph=True)"
 TORCHVISION, RANDOM = "torchvision loop", "random bytes"
@@ -107,9 +108,10 @@ def make_model(device: str) -> vk.VAE:
     return vk.VAE(encoder, decoder).to(device)
 
 
-def hand_written(quarters: Sequence[Tensor], device: str, epochs: int) -> Epoch:
+def hand_written(quarters: Sequence[Tensor], device: str, epochs: int, half: bool = False) -> Epoch:
     """Return epochs of a loop over the tensor in memory, with fused Adam."""
-    model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
+    kind = byhand.InHalf if half else byhand.HandWritten
+    model = byhand.perceptrons(PIXELS, HIDDEN, LATENT, kind).to(device)
     epoch = byhand.loop(model, quarters, BATCH)
 
     def run(quarter: int) -> None:
@@ -117,6 +119,45 @@ def hand_written(quarters: Sequence[Tensor], device: str, epochs: int) -> Epoch:
             epoch(quarter)
 
     return Epoch(run, lambda x: model.loss(x.flatten(1)))
+
+
+def parts_in_half(quarters: Sequence[Tensor], device: str, epochs: int) -> Epoch:
+    """Return what a step in bf16 does at least, one operation after the other, without a graph.
+
+    A batch is gathered, weights and data are rounded, multiplied forward and back, and the weights'
+    gradients widened; then come the cross-entropy, its slope, and Adam. On values made before.
+    """
+    model = byhand.perceptrons(PIXELS, HIDDEN, LATENT).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    linears = [each for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    half = {"device": device, "dtype": torch.bfloat16}
+    inputs = [torch.randn(BATCH, each.in_features, **half) for each in linears]
+    slopes = [torch.randn(BATCH, each.out_features, **half) for each in linears]
+    logits = torch.randn(BATCH, PIXELS, device=device)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def run(quarter: int) -> None:
+        data = quarters[quarter]
+        for _ in range(epochs):
+            order = torch.randperm(len(data), device=data.device)
+            for rows in order[: len(data) // BATCH * BATCH].split(BATCH):
+                x = data[rows].float().div_(255)
+                for linear, given, slope in zip(linears, inputs, slopes, strict=True):
+                    weight, gradient = linear.weight.bfloat16(), linear.weight.grad
+                    assert gradient is not None
+                    if linear is linears[0]:  # the data need no gradient
+                        given = x.bfloat16()
+                    else:
+                        slope @ weight
+                    torch.nn.functional.linear(given, weight, linear.bias.bfloat16())
+                    gradient.copy_(slope.T @ given)
+                torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+                logits.sigmoid().sub_(x)
+                optimizer.step()
+
+    return Epoch(run)
 
 
 def torchvision_loop(device: str) -> Epoch:
@@ -234,6 +275,9 @@ def main() -> None:
             ways[f"fit(compile=True, precision={precision!r})"] = kept(
                 compile=True, precision=precision
             )
+    if "bf16" in args.precision:
+        ways[BY_HAND_BF16] = lambda: hand_written(flat, args.device, args.epochs, half=True)
+        ways[PARTS_BF16] = lambda: parts_in_half(flat, args.device, args.epochs)
     alone = args.epochs == 1 and "cuda" not in args.device  # the others go through the data once
     if what != RANDOM and alone:
         ways[TORCHVISION] = lambda: torchvision_loop(args.device)
