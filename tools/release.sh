@@ -44,9 +44,9 @@ for leg in "${legs[@]}"; do
     say "$leg: the sdist"
     uv venv --quiet --clear --python "$(command -v "$PYTHON")" "$work/env"
     uv pip compile --quiet --python "$work/env" --resolution "$resolution" --extra all \
-        --group "$group" --output-file "$work/versions" pyproject.toml
+        --group "$group" --output-file "$work/$leg.versions" pyproject.toml
     install() { uv pip install --quiet --python "$work/env" "$@"; }
-    install --constraints "$work/versions" --group "$group" "vaekit[all] @ file://$sdist"
+    install --constraints "$work/$leg.versions" --group "$group" "vaekit[all] @ file://$sdist"
     "$work/env/bin/python" tools/installed.py "${check[@]}"
     say "$leg: the wheel"
     install --reinstall --no-deps "$wheel"
