@@ -445,3 +445,12 @@ def test_flat_maps_of_one_channel_are_a_batch_of_one() -> None:
     z = torch.randn(1, net.in_shape.numel())
     assert net(z).shape == (1, 1, 9)
     torch.testing.assert_close(net(z.expand(3, -1))[0], net(z)[0])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64"])
+def test_contexts_of_unsigned_numbers(kind: str) -> None:
+    labels = torch.tensor([7, 0], dtype=getattr(torch, kind))
+    for held in (labels, labels.numpy()):
+        context = networks.as_context(held)
+        assert context.dtype == torch.int64
+        assert context.tolist() == [7, 0]

@@ -51,10 +51,9 @@ class ArrayDataset(Dataset[Any]):
     Raises:
         TypeError: If ``x`` is no array of numbers.
         ValueError: If ``x`` is empty or holds NaN or masked values (a memory-mapped one is looked
-            at a batch at a time, as it is read), if ``labels`` or ``target`` has
-            another length, if ``classes`` has fewer names than labels count, or a label is below 0
-            beside them, if ``binarize`` is unknown, or if binarisation is asked of values outside
-            [0, 1].
+            at a batch at a time, as it is read), if ``labels`` or ``target`` has another length, if
+            ``classes`` has fewer names than labels count, or a label is below 0 beside them, if
+            ``binarize`` is unknown, or if binarisation is asked of values outside [0, 1].
 
     Example:
         >>> data = ArrayDataset(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels=range(100))

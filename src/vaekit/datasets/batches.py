@@ -227,9 +227,9 @@ class ArrayBatches:
         return -(-len(self._data) // self._batch_size)
 
     def without_classes(self) -> None:
-        """Leave out labels that count classes, for who does not look at them: gathering takes time.
+        """Leave out labels that are whole numbers: to gather them takes time.
 
-        Those of floats stay, which may look like a target that nobody has said is one.
+        Those of floats stay, for `unpack` asks whether they are a target where nobody has said.
         """
         labels = self._data.labels
         if labels is not None and not labels.is_floating_point():

@@ -120,21 +120,7 @@ def fashion_mnist(
 ) -> tuple[ArrayDataset, ...]:
     """Load Fashion-MNIST: 60,000 and 10,000 images of clothing, (1, 28, 28).
 
-    Args:
-        root: The folder that holds (or gets) the folder ``FashionMNIST``; if None, as for `mnist`.
-        binarize: As for `ArrayDataset`.
-        threshold: As for `ArrayDataset`.
-        validation: How many training images to set apart for validation.
-        seed: Of that split, and of the static binarisation.
-        download: Whether to download what is not there.
-
-    Returns:
-        As `mnist`, of images of (1, 28, 28).
-
-    Raises:
-        FileNotFoundError: As `mnist`.
-        ImportError: As `mnist`.
-        ValueError: As `mnist`.
+    Arguments, returns and errors are those of `mnist`.
 
     Example:
         .. code-block:: python
@@ -159,21 +145,7 @@ def kmnist(
 ) -> tuple[ArrayDataset, ...]:
     """Load Kuzushiji-MNIST: 60,000 and 10,000 cursive Japanese characters, (1, 28, 28).
 
-    Args:
-        root: The folder that holds (or gets) the folder ``KMNIST``; if None, as for `mnist`.
-        binarize: As for `ArrayDataset`.
-        threshold: As for `ArrayDataset`.
-        validation: How many training images to set apart for validation.
-        seed: Of that split, and of the static binarisation.
-        download: Whether to download what is not there.
-
-    Returns:
-        As `mnist`, of images of (1, 28, 28).
-
-    Raises:
-        FileNotFoundError: As `mnist`.
-        ImportError: As `mnist`.
-        ValueError: As `mnist`.
+    Arguments, returns and errors are those of `mnist`.
 
     Example:
         .. code-block:: python
@@ -197,21 +169,7 @@ def cifar10(
 ) -> tuple[ArrayDataset, ...]:
     """Load CIFAR-10: 50,000 and 10,000 small photographs, (3, 32, 32).
 
-    Args:
-        root: The folder that holds (or gets) ``cifar-10-batches-py``; if None, as for `mnist`.
-        binarize: As for `ArrayDataset`.
-        threshold: As for `ArrayDataset`.
-        validation: How many training images to set apart for validation.
-        seed: Of that split, and of the static binarisation.
-        download: Whether to download what is not there.
-
-    Returns:
-        As `mnist`, of images of (3, 32, 32).
-
-    Raises:
-        FileNotFoundError: As `mnist`.
-        ImportError: As `mnist`.
-        ValueError: As `mnist`.
+    Arguments, returns and errors are those of `mnist`.
 
     Example:
         .. code-block:: python
